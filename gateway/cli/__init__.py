@@ -1,0 +1,65 @@
+"""The `telegram-gateway` command: one thin module per subcommand, imported only when it is called."""
+
+import importlib
+import sys
+
+import click
+
+from gateway import __version__
+from gateway.errors import EXIT_CRASHED, GatewayError
+
+# name -> (module in gateway.cli, help line). Modules are imported on use: `login` needs no RabbitMQ client.
+_COMMANDS = {
+    "run": ("run", "Run the daemon: every account, all enabled sinks."),
+    "login": ("login", "Log an account in and write its session file."),
+    "session": ("session", "List and check session files."),
+    "status": ("status", "Show accounts, journal and sinks of the running daemon."),
+    "db": ("db", "Migrate the database schema, roll it back, show its state."),
+    "tail": ("tail", "Print messages as they arrive."),
+    "doctor": ("doctor", "Check configuration, files, servers, versions and clocks."),
+    "sandbox": ("sandbox", "Run the loopback Telegram."),
+    "stack": ("stack", "Run PostgreSQL, PgBouncer, Redis and RabbitMQ from Debian's packages."),
+    "demo": ("demo", "Watch sandbox, gateway and a consumer work, in the terminal."),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(f"gateway.cli.{_COMMANDS[cmd_name][0]}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.command(cls=_LazyGroup)
+@click.version_option(__version__, prog_name="telegram-gateway")
+def cli() -> None:
+    """Stays logged in to Telegram and hands every message to TimescaleDB, Redis and RabbitMQ."""
+
+
+def main() -> None:
+    """Runs the command line; exits 0, 1 (crashed) or 78 (needs a person), 2 on wrong usage."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except GatewayError as error:
+        click.echo(f"telegram-gateway: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+__all__ = ["EXIT_CRASHED", "cli", "main"]

@@ -1,0 +1,1 @@
+"""The database schema: the numbered files of `sql/` and what runs them."""

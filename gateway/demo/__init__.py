@@ -1,0 +1,1 @@
+"""The demo: a scripted world, the gateway and a sample consumer on one screen."""

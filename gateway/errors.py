@@ -1,0 +1,73 @@
+"""Every error the gateway raises on purpose.
+
+    GatewayError
+    ├── NeedsOperator             exit 78: a person must act, a restart would not help
+    │   ├── ConfigurationError    a setting is missing, malformed or contradicts another
+    │   ├── SessionError          the session file is absent, readable by others, damaged or in use
+    │   │   └── SessionDead       Telegram refuses the session for good
+    │   └── SchemaError           the database schema is not one this version can write to
+    ├── JournalError              exit 1: the disk failed under the journal; restart re-reads from Telegram
+    │   └── JournalFull           the journal is at its byte limit (intake pauses, nothing is dropped)
+    ├── SinkUnavailable           a sink's server did not accept a batch now; it is retried
+    └── RecordsRefused            a sink can never accept these records; they go to quarantine
+
+Exit codes follow sysexits(3): 78 is EX_CONFIG, which the systemd unit does not restart.
+"""
+
+from collections.abc import Mapping
+
+EXIT_CLEAN = 0
+EXIT_CRASHED = 1
+EXIT_NEEDS_OPERATOR = 78
+
+
+class GatewayError(Exception):
+    """Base of all errors whose message is written for the operator."""
+
+    exit_code = EXIT_CRASHED
+
+
+class NeedsOperator(GatewayError):
+    """A person must act before the gateway can run."""
+
+    exit_code = EXIT_NEEDS_OPERATOR
+
+
+class ConfigurationError(NeedsOperator):
+    """A setting is missing, malformed or contradicts another."""
+
+
+class SessionError(NeedsOperator):
+    """A session file is absent, readable by others, damaged, or used by another process."""
+
+
+class SessionDead(SessionError):
+    """Telegram refuses this session for good (logged out, banned, or used twice)."""
+
+
+class SchemaError(NeedsOperator):
+    """The database schema is absent or not one that this version can write to."""
+
+
+class JournalError(GatewayError):
+    """The journal could not be written or read; nothing since the last commit may be acknowledged."""
+
+
+class JournalFull(GatewayError):
+    """The journal has reached its byte limit."""
+
+
+class SinkUnavailable(GatewayError):
+    """A sink's server refused or did not answer; the same records are offered again later."""
+
+
+class RecordsRefused(GatewayError):
+    """A sink can never accept some records of a batch.
+
+    `reasons` maps each refused record's journal sequence number to why. Records of the batch that are
+    not named have been delivered.
+    """
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__(f"{len(reasons)} record(s) can never be accepted")
+        self.reasons = dict(reasons)

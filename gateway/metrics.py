@@ -1,0 +1,96 @@
+"""Every metric the daemon exports, in one place; parts import the ones they move.
+
+Base units throughout, no chat ids as labels. All start with `telegram_gateway_`.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry(auto_describe=True)
+
+_LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(f"telegram_gateway_{name}", text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    return Gauge(f"telegram_gateway_{name}", text, labels, registry=REGISTRY)
+
+
+def _histogram(
+    name: str, text: str, *labels: str, buckets: tuple[float, ...] = _LATENCY_BUCKETS
+) -> Histogram:
+    return Histogram(f"telegram_gateway_{name}", text, labels, registry=REGISTRY, buckets=buckets)
+
+
+BUILD_INFO = _gauge("build_info", "Always 1; the version is in the label.", "version")
+
+# Telegram side
+UPDATES_RECEIVED = _counter(
+    "updates_received_total", "Updates Telegram sent, by constructor.", "account", "update"
+)
+UPDATES_IGNORED = _counter(
+    "updates_ignored_total", "Updates that make no event, by why.", "account", "reason"
+)
+UPDATES_OVERFLOWED = _counter(
+    "updates_overflowed_total", "Pushed updates set aside to be fetched as a difference.", "account"
+)
+EVENTS_RECEIVED = _counter(
+    "events_received_total", "Events made from updates, by kind.", "account", "kind", "source"
+)
+CONNECTION_UP = _gauge("connection_up", "1 while logged in and connected to Telegram.", "account")
+RECONNECTS = _counter("reconnects_total", "Connections re-established after a loss.", "account")
+RPC_ERRORS = _counter("rpc_errors_total", "Error answers from Telegram, by code.", "account", "code")
+FLOOD_WAIT_SECONDS = _counter(
+    "flood_wait_seconds_total", "Seconds Telegram told us to wait.", "account", "method"
+)
+SESSION_DEAD = _gauge("session_dead", "1 once Telegram has refused the session for good.", "account")
+DIFFERENCES = _counter("differences_total", "Differences fetched, by how they ended.", "account", "result")
+CHANNELS_TRACKED = _gauge("channels_tracked", "Channels whose update state is known.", "account")
+
+# Journal
+EVENTS_JOURNALED = _counter("events_journaled_total", "New events committed to the journal, by kind.", "kind")
+EVENTS_DEDUPLICATED = _counter("events_deduplicated_total", "Events the journal already held.")
+JOURNAL_ROWS = _gauge("journal_rows", "Events held in the journal.")
+JOURNAL_BYTES = _gauge("journal_bytes", "Size of the journal's files.")
+JOURNAL_LIMIT_BYTES = _gauge("journal_limit_bytes", "Size at which intake pauses.")
+JOURNAL_FULL = _gauge("journal_full", "1 while intake is paused because the journal is at its limit.")
+JOURNAL_COMMIT_SECONDS = _histogram(
+    "journal_commit_seconds",
+    "Time from append to durable, per group commit.",
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1),
+)
+JOURNAL_PRUNED = _counter("journal_pruned_total", "Events removed from the journal after their retention.")
+
+# Sinks
+SINK_UP = _gauge("sink_up", "1 while the sink's server accepts batches.", "sink")
+SINK_DELIVERED = _counter("sink_delivered_total", "Events acknowledged by the sink's server.", "sink")
+SINK_ERRORS = _counter("sink_errors_total", "Failed deliveries, by class of error.", "sink", "error")
+SINK_BATCH_SECONDS = _histogram("sink_batch_seconds", "Time to deliver one batch.", "sink")
+SINK_BATCH_EVENTS = _histogram(
+    "sink_batch_events", "Events per batch.", "sink", buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
+)
+SINK_END_TO_END_SECONDS = _histogram(
+    "sink_end_to_end_seconds", "Time from receipt from Telegram to the sink's acknowledgement.", "sink"
+)
+SINK_LAG_EVENTS = _gauge(
+    "sink_lag_events", "Events in the journal that the sink has not acknowledged.", "sink"
+)
+SINK_OLDEST_UNDELIVERED = _gauge(
+    "sink_oldest_undelivered_timestamp_seconds",
+    "When the oldest event not yet acknowledged by the sink was received; 0 when there is none.",
+    "sink",
+)
+SINK_QUARANTINED = _counter("sink_quarantined_total", "Records the sink can never accept.", "sink")
+RABBITMQ_BLOCKED = _gauge(
+    "rabbitmq_connection_blocked", "1 while the broker blocks publishers (memory or disk alarm)."
+)
+RABBITMQ_UNROUTED = _counter("rabbitmq_unrouted_total", "Messages that no queue was bound for.")
+
+# Process
+EVENT_LOOP_LAG_SECONDS = _histogram(
+    "event_loop_lag_seconds",
+    "How late a timer fires.",
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)

@@ -1,0 +1,201 @@
+"""The one reader of the environment: validates every setting, and hands each part only its own piece.
+
+Values come from `TELEGRAM_…` variables (systemd's EnvironmentFile) or from systemd credentials: files in
+`$CREDENTIALS_DIRECTORY` with the same names in lower case. A credential wins over no value, an
+environment variable over a credential.
+"""
+
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from gateway.errors import ConfigurationError
+
+_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*$")
+_DURATION_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, None: 1}
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*$", re.IGNORECASE)
+_SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_ACCOUNT_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+
+
+def _duration(value: Any) -> Any:
+    if isinstance(value, str):
+        match = _DURATION.match(value)
+        if match is None:
+            raise ValueError(f"{value!r} is not a duration; write a number and ms, s, m, h or d, such as 7d")
+        return timedelta(seconds=float(match[1]) * _DURATION_UNITS[match[2]])
+    return value
+
+
+def _size(value: Any) -> Any:
+    if isinstance(value, str):
+        match = _SIZE.match(value)
+        if match is None:
+            raise ValueError(f"{value!r} is not a size; write a number and K, M, G or T, such as 20G")
+        return int(float(match[1]) * _SIZE_UNITS[match[2].upper()])
+    return value
+
+
+def _comma_list(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+def _address(value: Any) -> Any:
+    if isinstance(value, str):
+        host, separator, port = value.rpartition(":")
+        if not separator or not host or not port.isdigit() or not 0 <= int(port) < 65536:
+            raise ValueError(f"{value!r} is not an address; write host:port, such as 127.0.0.1:4006")
+        return host.strip("[]"), int(port)
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+ByteSize = Annotated[int, BeforeValidator(_size)]
+CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
+Address = Annotated[tuple[str, int], NoDecode, BeforeValidator(_address)]
+
+
+class Settings(BaseSettings):
+    """All settings, by their environment name without the `TELEGRAM_` prefix, in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TELEGRAM_", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    api_id: int | None = Field(default=None, gt=0)
+    api_hash: SecretStr | None = None
+    accounts: CommaList = ("main",)
+    session_dir: Path = Path("/opt/telegram-gateway/.session")
+    state_dir: Path = Path("/var/lib/telegram-gateway")
+
+    server: Address | None = None
+    server_dc: int = Field(default=2, ge=1, le=5)
+    server_public_key: Path | None = None
+
+    enable_db: bool = True
+    enable_cache: bool = True
+    enable_queue: bool = True
+    db_dsn: SecretStr = SecretStr("postgresql://telegram@127.0.0.1:6434/telegram_gateway")
+    db_direct_dsn: SecretStr = SecretStr("postgresql://telegram@127.0.0.1:5434/telegram_gateway")
+    db_password: SecretStr | None = None
+    db_retention: Duration | None = timedelta(days=90)
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    redis_password: SecretStr | None = None
+    redis_sentinels: CommaList = ()
+    redis_sentinel_password: SecretStr | None = None
+    redis_master: str = "telegram"
+    rabbitmq_url: SecretStr = SecretStr("amqp://telegram@127.0.0.1:5672/telegram")
+    rabbitmq_password: SecretStr | None = None
+
+    chats: CommaList = ()
+    journal_retention: Duration = timedelta(days=7)
+    journal_max_bytes: ByteSize = 20 << 30
+    drain_limit: Duration = timedelta(seconds=10)
+
+    metrics_addr: Address = ("127.0.0.1", 4006)
+    api_addr: Address = ("127.0.0.1", 4010)
+    log_level: str = "INFO"
+
+    @field_validator("db_retention", mode="before")
+    @classmethod
+    def _retention_off(cls, value: Any) -> Any:
+        return None if isinstance(value, str) and value.strip().lower() in {"off", "none", "0"} else value
+
+    @field_validator("chats", mode="after")
+    @classmethod
+    def _chats_all(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if tuple(item.lower() for item in value) == ("all",):
+            return ()
+        for item in value:
+            if not re.fullmatch(r"-?\d+|@\w{4,32}", item):
+                raise ValueError(
+                    f"{item!r} is neither a chat id nor an @name; list ids and @names, or write all"
+                )
+        return value
+
+    @field_validator("accounts", mode="after")
+    @classmethod
+    def _account_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one account")
+        for name in value:
+            if not _ACCOUNT_NAME.match(name):
+                raise ValueError(f"{name!r} is not an account name; use letters, digits, '.', '_' and '-'")
+        if len(set(value)) != len(value):
+            raise ValueError("an account is named twice")
+        return value
+
+    @field_validator("log_level", mode="after")
+    @classmethod
+    def _log_level_name(cls, value: str) -> str:
+        if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise ValueError(f"{value!r} is not a level; write DEBUG, INFO, WARNING or ERROR")
+        return value.upper()
+
+    @field_validator("db_dsn", "db_direct_dsn", "redis_url", "rabbitmq_url", mode="after")
+    @classmethod
+    def _url_scheme(cls, value: SecretStr, info: Any) -> SecretStr:
+        schemes = {
+            "db_dsn": ("postgresql", "postgres"),
+            "db_direct_dsn": ("postgresql", "postgres"),
+            "redis_url": ("redis", "rediss"),
+            "rabbitmq_url": ("amqp", "amqps"),
+        }[info.field_name]
+        parts = urlsplit(value.get_secret_value())
+        if parts.scheme not in schemes or not parts.hostname:
+            raise ValueError(f"must be a URL that starts with {schemes[0]}:// and names a host")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.server is None) != (self.server_public_key is None):
+            raise ValueError(
+                "TELEGRAM_SERVER and TELEGRAM_SERVER_PUBLIC_KEY go together: "
+                "set both for another Telegram server, or neither for Telegram itself"
+            )
+        for sentinel in self.redis_sentinels:
+            _address(sentinel)
+        return self
+
+    def require_api_credentials(self) -> tuple[int, str]:
+        """The application's id and hash. Raises ConfigurationError when either is missing."""
+        if self.api_id is None or self.api_hash is None:
+            raise ConfigurationError(
+                "TELEGRAM_API_ID and TELEGRAM_API_HASH are not set; "
+                "create an application at https://my.telegram.org and put both into the environment file"
+            )
+        return self.api_id, self.api_hash.get_secret_value()
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Reads the environment and the systemd credentials.
+
+    `overrides` are field values that win over both. Raises ConfigurationError with one line per bad
+    setting, naming the variable and never its secret value.
+    """
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    directory = Path(credentials) if credentials else None
+    try:
+        if directory is None:
+            return Settings(**overrides)
+        # pydantic-settings looks for files that carry the environment prefix, which is CONTRACT's name too.
+        return Settings(_secrets_dir=directory, **overrides)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        name = "".join(str(part) for part in problem["loc"][:1])
+        reason = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"TELEGRAM_{name.upper()}: {reason}" if name else reason)
+    return "; ".join(lines)

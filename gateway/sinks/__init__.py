@@ -1,0 +1,1 @@
+"""The three places that every record reaches, and the runner they share."""
