@@ -1,0 +1,168 @@
+"""What goes wrong on purpose: the faults that tests and the control interface inject into the wire.
+
+The server and its sessions ask here before they accept, write, push or answer. All chance comes from one
+seed, so a run can be repeated.
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.sandbox.backend import RpcError
+
+PushFault = Literal["swallow", "duplicate", "delay", "reorder"]
+
+REORDER_HOLD_SECONDS = 0.5  # a held push goes out alone after this: a network reorders, it does not lose
+
+
+@dataclass(slots=True)
+class _Rule:
+    auth_key_id: int | None
+    remaining: int | None  # None: until cleared
+    probability: float
+
+    def strikes(self, auth_key_id: int, chance: random.Random) -> bool:
+        if self.auth_key_id not in (None, auth_key_id) or self.remaining == 0:
+            return False
+        if self.probability < 1.0 and chance.random() >= self.probability:
+            return False
+        if self.remaining is not None:
+            self.remaining -= 1
+        return True
+
+
+@dataclass(slots=True)
+class _PushRule(_Rule):
+    kind: PushFault
+    delay: float
+
+
+@dataclass(slots=True)
+class _CallRule(_Rule):
+    method: str
+    error: RpcError | None  # None: the call is carried out, its answer is lost
+
+
+class Faults:
+    """The faults in force now. `auth_key_id=None` always means every client."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._chance = random.Random(seed)
+        self._pushes: list[_PushRule] = []
+        self._calls: list[_CallRule] = []
+        self._stalls: dict[int | None, float] = {}  # until, on the monotonic clock
+        self._refusing_until = 0.0
+        self._observers: list[Callable[[], None]] = []
+        self.injected: Counter[str] = Counter()  # how often each kind struck
+
+    def observe_stalls(self, changed: Callable[[], None]) -> None:
+        """Calls `changed` whenever a stall begins or ends."""
+        self._observers.append(changed)
+
+    def reseed(self, seed: int) -> None:
+        self._chance.seed(seed)
+
+    def clear(self) -> None:
+        """Ends every fault."""
+        self._pushes.clear()
+        self._calls.clear()
+        self._refusing_until = 0.0
+        if self._stalls:
+            self._stalls.clear()
+            self._stalls_changed()
+
+    def refuse_connections(self, seconds: float) -> None:
+        """Resets every new connection for `seconds` from now."""
+        self._refusing_until = time.monotonic() + seconds
+
+    def refuses_connection(self) -> bool:
+        return self._struck("refuse") if time.monotonic() < self._refusing_until else False
+
+    def stall(self, seconds: float | None = None, auth_key_id: int | None = None) -> None:
+        """Stops reading and writing without closing, for `seconds` or until `release`."""
+        self._stalls[auth_key_id] = float("inf") if seconds is None else time.monotonic() + seconds
+        self.injected["stall"] += 1
+        if seconds is not None:
+            asyncio.get_running_loop().call_later(seconds, self._stalls_changed)
+        self._stalls_changed()
+
+    def release(self, auth_key_id: int | None = None) -> None:
+        """Ends the stall that was started with the same `auth_key_id`."""
+        if self._stalls.pop(auth_key_id, None) is not None:
+            self._stalls_changed()
+
+    def stalls(self, auth_key_id: int | None) -> bool:
+        """Whether a connection of this client (None: not known yet) is stalled now."""
+        now = time.monotonic()
+        return any(until > now and key in (None, auth_key_id) for key, until in self._stalls.items())
+
+    def fault_pushes(
+        self,
+        kind: PushFault,
+        *,
+        times: int | None = None,
+        probability: float = 1.0,
+        delay: float = 0.0,
+        auth_key_id: int | None = None,
+    ) -> None:
+        """Lets `kind` strike the next `times` pushes (None: all until cleared), each with `probability`.
+
+        swallow loses the push, duplicate sends it twice, delay sends it `delay` seconds later, reorder
+        sends it after the client's next push.
+        """
+        self._pushes.append(_PushRule(auth_key_id, times, probability, kind, delay))
+
+    def on_push(self, auth_key_id: int) -> tuple[PushFault, float] | None:
+        """The fault, with its delay, that strikes a push to this client now."""
+        if not self._pushes:
+            return None
+        for rule in self._pushes:
+            if rule.strikes(auth_key_id, self._chance):
+                self._struck(rule.kind)
+                return rule.kind, rule.delay
+        return None
+
+    def fail_calls(
+        self,
+        method: str,
+        code: int,
+        message: str,
+        *,
+        times: int | None = None,
+        probability: float = 1.0,
+        auth_key_id: int | None = None,
+    ) -> None:
+        """Answers `method` (a request's class name such as GetDifferenceRequest, or *) with an error."""
+        error = RpcError(code, message)
+        self._calls.append(_CallRule(auth_key_id, times, probability, method, error))
+
+    def lose_answers(
+        self,
+        method: str,
+        *,
+        times: int | None = None,
+        probability: float = 1.0,
+        auth_key_id: int | None = None,
+    ) -> None:
+        """Carries `method` out but never sends its answer."""
+        self._calls.append(_CallRule(auth_key_id, times, probability, method, None))
+
+    def on_call(self, auth_key_id: int, method: str) -> "_CallRule | None":
+        """The rule that strikes this call now."""
+        for rule in self._calls:
+            if rule.method in ("*", method) and rule.strikes(auth_key_id, self._chance):
+                self._struck("lose_answer" if rule.error is None else "rpc_error")
+                return rule
+        return None
+
+    def _struck(self, kind: str) -> bool:
+        self.injected[kind] += 1
+        return True
+
+    def _stalls_changed(self) -> None:
+        for changed in self._observers:
+            changed()
