@@ -187,7 +187,7 @@ def load_settings(**overrides: Any) -> Settings:
         if directory is None:
             return Settings(**overrides)
         # pydantic-settings looks for files that carry the environment prefix, which is CONTRACT's name too.
-        return Settings(_secrets_dir=directory, **overrides)
+        return Settings(_secrets_dir=directory, **overrides)  # type: ignore[call-arg]  # pydantic-settings' own
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
 

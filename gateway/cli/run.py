@@ -1,0 +1,40 @@
+"""`telegram-gateway run`: the daemon."""
+
+import click
+import structlog
+import uvloop
+
+from gateway.daemon import Daemon
+from gateway.errors import EXIT_CRASHED, GatewayError, NeedsOperator
+from gateway.logs import configure_logging
+from gateway.settings import Settings, load_settings
+from gateway.systemd import Notifier
+
+log = structlog.get_logger()
+
+
+@click.command(name="run")
+def command() -> int:
+    """Run the daemon: every account in TELEGRAM_ACCOUNTS, all enabled sinks."""
+    settings = load_settings()
+    configure_logging(settings.log_level)
+    notifier = Notifier.from_environment()
+    try:
+        uvloop.run(_run(settings, notifier))
+    except NeedsOperator as error:
+        log.critical("cannot_run", reason=str(error), exit_code=error.exit_code)  # noqa: TRY400
+        notifier.status(str(error))
+        return error.exit_code
+    except GatewayError as error:
+        log.critical("crashed", reason=str(error), exit_code=error.exit_code)  # noqa: TRY400
+        return error.exit_code
+    except Exception:  # the process boundary: whatever it was is logged whole, and systemd restarts
+        log.critical("crashed", exc_info=True, exit_code=EXIT_CRASHED)
+        return EXIT_CRASHED
+    finally:
+        notifier.close()
+    return 0
+
+
+async def _run(settings: Settings, notifier: Notifier) -> None:
+    await Daemon(settings, notifier).run()

@@ -1,0 +1,249 @@
+"""The composition root: the only module that knows all parts, starts them together and stops them in order.
+
+Stop order: intake first, then the journal commits what it holds, then the sinks drain for a bounded time.
+What is undelivered by then waits in the journal.
+"""
+
+import asyncio
+import signal
+import time
+from contextlib import AsyncExitStack, suppress
+
+import structlog
+from pydantic import SecretStr
+
+from gateway import __version__, metrics
+from gateway.errors import SessionDead
+from gateway.health import JournalStatus, SinkStatus, Status, problems_of
+from gateway.http import serve
+from gateway.journal import Journal
+from gateway.settings import Settings
+from gateway.sinks.base import Sink
+from gateway.sinks.runner import SinkRunner
+from gateway.systemd import Notifier, Watchdog
+from gateway.tasks import root_cause
+from gateway.telegram.account import Account
+from gateway.telegram.server import ServerAddress
+from gateway.telegram.session import SessionDirectory
+
+log = structlog.get_logger()
+
+JOURNAL_FILE = "journal.db"
+PRUNE_SECONDS = 60.0
+STATUS_SECONDS = 5.0
+LOOP_LAG_SECONDS = 0.25
+
+
+class Daemon:
+    """Every account and every enabled sink around one journal."""
+
+    def __init__(self, settings: Settings, notifier: Notifier) -> None:
+        self._settings = settings
+        self._notifier = notifier
+        self._stop = asyncio.Event()
+        self._ready = False
+        self._sinks = enabled_sinks(settings)
+        self._journal = Journal(
+            settings.state_dir / JOURNAL_FILE,
+            max_bytes=settings.journal_max_bytes,
+            retention=settings.journal_retention,
+            sinks=[sink.name for sink in self._sinks],
+        )
+        api_id, api_hash = settings.require_api_credentials()
+        sessions = SessionDirectory(settings.session_dir)
+        server = ServerAddress.from_settings(settings)
+        self._accounts = [
+            Account(
+                name,
+                sessions,
+                self._journal,
+                api_id=api_id,
+                api_hash=api_hash,
+                server=server,
+                chats=settings.chats,
+            )
+            for name in settings.accounts
+        ]
+        self._runners: list[SinkRunner] = []
+
+    def stop(self) -> None:
+        """Asks for a clean stop; `run` returns once it is done."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Runs until `stop` or SIGTERM/SIGINT.
+
+        Raises what ended it otherwise: SessionDead when no account is left, JournalError when the disk
+        failed, ConfigurationError and SessionError at start.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        metrics.BUILD_INFO.labels(__version__).set(1)
+        try:
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(self._journal)
+                await stack.enter_async_context(
+                    serve(self._settings.metrics_addr, metrics.REGISTRY, self.status)
+                )
+                self._runners = [SinkRunner.for_sink(sink, self._journal) for sink in self._sinks]
+                await self._run_parts()
+        except BaseExceptionGroup as failures:
+            raise root_cause(failures) from None
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def status(self) -> Status:
+        """The daemon at this moment."""
+        stats = self._journal.stats()
+        journal = JournalStatus(
+            rows=stats.rows,
+            bytes=stats.bytes,
+            limit_bytes=self._settings.journal_max_bytes,
+            last_seq=self._journal.last_seq,
+            full=self._journal.full,
+        )
+        sinks = []
+        for runner in self._runners:
+            health = runner.health
+            sinks.append(
+                SinkStatus(
+                    name=health.name,
+                    up=health.up,
+                    reason=health.reason,
+                    cursor=health.cursor,
+                    lag_events=health.lag_events,
+                    oldest_undelivered=health.oldest_undelivered,
+                )
+            )
+        accounts = [account.health for account in self._accounts]
+        return Status(
+            version=__version__,
+            ready=self._ready,
+            accounts=accounts,
+            journal=journal,
+            sinks=sinks,
+            problems=problems_of(accounts, journal, sinks),
+        )
+
+    async def _run_parts(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            services = [
+                group.create_task(self._journal.wait_failed(), name="journal"),
+                group.create_task(self._journal.run_pruner(PRUNE_SECONDS), name="pruner"),
+                group.create_task(self._report(), name="report"),
+                group.create_task(self._measure_loop_lag(), name="loop_lag"),
+                group.create_task(self._watchdog().run(), name="watchdog"),
+            ]
+            sinks = [group.create_task(runner.run(), name="sink") for runner in self._runners]
+            accounts = group.create_task(self._run_accounts(), name="accounts")
+            ready = group.create_task(self._announce_ready(), name="ready")
+            log.info("starting", version=__version__, accounts=len(self._accounts), sinks=len(self._runners))
+
+            await self._stop.wait()
+            self._notifier.stopping("stopping: intake off, sinks draining")
+            log.info("stopping", drain_limit_seconds=self._settings.drain_limit.total_seconds())
+            for task in (ready, accounts):
+                task.cancel()
+            await asyncio.wait((ready, accounts))
+            await self._drain()
+            for task in (*sinks, *services):
+                task.cancel()
+        waiting = max((runner.health.lag_events for runner in self._runners), default=0)
+        log.info("stopped", undelivered=waiting)
+
+    async def _run_accounts(self) -> None:
+        """Runs all accounts; a dead one is left behind as long as another lives."""
+        dead: list[SessionDead] = []
+
+        async def run(account: Account) -> None:
+            try:
+                await account.run()
+            except SessionDead as error:
+                log.error("session_dead", account=account.name, reason=str(error))  # noqa: TRY400
+                dead.append(error)
+                if len(dead) == len(self._accounts):
+                    raise
+
+        async with asyncio.TaskGroup() as group:
+            for account in self._accounts:
+                group.create_task(run(account), name=f"account {account.name}")
+
+    async def _announce_ready(self) -> None:
+        for account in self._accounts:
+            await account.ready.wait()
+        self._ready = True
+        self._notifier.ready(self.status().summary)
+        log.info("ready", accounts=len(self._accounts))
+
+    async def _drain(self) -> None:
+        last = self._journal.last_seq
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_limit.total_seconds()):
+                await asyncio.gather(
+                    *(runner.wait_caught_up(last) for runner in self._runners if runner.health.up)
+                )
+
+    def _watchdog(self) -> Watchdog:
+        watchdog = Watchdog(self._notifier)
+        watchdog.probe("journal", self._journal.writer_alive)
+        for account in self._accounts:
+            watchdog.probe(
+                f"intake of {account.name}", lambda a=account: a.intake_alive() or self._journal.full
+            )
+        return watchdog
+
+    async def _report(self) -> None:
+        """Keeps gauges and systemd's status line up to date."""
+        metrics.JOURNAL_LIMIT_BYTES.set(self._settings.journal_max_bytes)
+        while True:
+            now = self.status()
+            metrics.JOURNAL_ROWS.set(now.journal.rows)
+            metrics.JOURNAL_BYTES.set(now.journal.bytes)
+            for sink in now.sinks:
+                metrics.SINK_LAG_EVENTS.labels(sink.name).set(sink.lag_events)
+                metrics.SINK_OLDEST_UNDELIVERED.labels(sink.name).set(sink.oldest_undelivered or 0)
+            if self._ready:
+                self._notifier.status(now.summary)
+            await asyncio.sleep(STATUS_SECONDS)
+
+    async def _measure_loop_lag(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(LOOP_LAG_SECONDS)
+            metrics.EVENT_LOOP_LAG_SECONDS.observe(max(0.0, time.monotonic() - before - LOOP_LAG_SECONDS))
+
+
+def enabled_sinks(settings: Settings) -> list[Sink]:
+    """The sinks that the settings switch on. Nothing connects yet."""
+    sinks: list[Sink] = []
+    if settings.enable_db:
+        from gateway.sinks.timescale import TimescaleSink
+
+        sinks.append(TimescaleSink(settings.db_dsn.get_secret_value(), password=_plain(settings.db_password)))
+    if settings.enable_cache:
+        from gateway.sinks.redis import RedisSink
+
+        sinks.append(
+            RedisSink(
+                None if settings.redis_sentinels else settings.redis_url.get_secret_value(),
+                password=_plain(settings.redis_password),
+                sentinels=settings.redis_sentinels,
+                sentinel_password=_plain(settings.redis_sentinel_password),
+                master=settings.redis_master,
+            )
+        )
+    if settings.enable_queue:
+        from gateway.sinks.rabbitmq import RabbitMQSink
+
+        sinks.append(
+            RabbitMQSink(
+                settings.rabbitmq_url.get_secret_value(), password=_plain(settings.rabbitmq_password)
+            )
+        )
+    return sinks
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None

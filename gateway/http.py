@@ -1,0 +1,63 @@
+"""The daemon's own HTTP port: `/metrics`, `/health`, `/ready` and `/status`, on loopback by default."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from gateway.errors import ConfigurationError
+from gateway.health import Status
+
+_encoder = msgspec.json.Encoder()
+
+
+@asynccontextmanager
+async def serve(
+    address: tuple[str, int], registry: CollectorRegistry, status: Callable[[], Status]
+) -> AsyncIterator[int]:
+    """Serves until the block ends; yields the port (of use when `address` asks for port 0).
+
+    Raises ConfigurationError when the address cannot be bound.
+    """
+
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def health(_request: web.Request) -> web.Response:
+        now = status()
+        return _json({"status": now.health, "problems": now.problems}, 503 if now.health == "down" else 200)
+
+    async def ready(_request: web.Request) -> web.Response:
+        now = status()
+        return _json({"ready": now.ready}, 200 if now.ready else 503)
+
+    async def full_status(_request: web.Request) -> web.Response:
+        return _json(status(), 200)
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/health", health)
+    app.router.add_get("/ready", ready)
+    app.router.add_get("/status", full_status)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, *address)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigurationError(
+                f"TELEGRAM_METRICS_ADDR: cannot listen on {address[0]}:{address[1]} ({error.strerror}); "
+                "another gateway may be running, or choose another port"
+            ) from None
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
+def _json(value: Any, status: int) -> web.Response:
+    return web.Response(body=_encoder.encode(value), status=status, content_type="application/json")

@@ -1,0 +1,244 @@
+"""One account's life: connect, catch up, stay connected; when the line drops, start over from the journal."""
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Literal
+
+import structlog
+from telethon import errors
+from telethon.errors import AuthKeyNotFound
+from telethon.tl import functions, types
+
+from gateway import metrics
+from gateway.errors import SessionDead
+from gateway.journal import Batch, Journal
+from gateway.tasks import run_together
+from gateway.telegram.chats import ChatFilter, Directory
+from gateway.telegram.client import GatewayClient
+from gateway.telegram.reconcile import reconcile
+from gateway.telegram.server import ServerAddress
+from gateway.telegram.session import GatewaySession, SessionDirectory, StoredSession
+
+log = structlog.get_logger()
+
+CONNECT_SECONDS = 30.0  # a connection that is not up by then is given up
+RECONCILE_SECONDS = 300.0
+PROBE_SECONDS = 30.0  # with ANSWER_SECONDS: a silent line is replaced within 50 s
+ANSWER_SECONDS = 20.0
+RETRY_SECONDS = 2.0  # before a failed difference is asked for again
+FIRST_PAUSE_SECONDS = 0.2  # before the next connection; doubles up to the longest
+LONGEST_PAUSE_SECONDS = 30.0
+SETTLED_SECONDS = 10.0  # a connection that held this long starts the pauses anew
+STUCK_SECONDS = 30.0  # an intake that holds one batch for longer no longer counts as alive
+
+# Final by Telegram's definition: asking again never helps (https://core.telegram.org/api/errors).
+_DEAD = (errors.UnauthorizedError, errors.AuthKeyError, AuthKeyNotFound)
+_LINE_LOST = (OSError, EOFError, TimeoutError, errors.RPCError)
+
+
+@dataclass
+class AccountHealth:
+    """What `status` and the health endpoint say of an account; `since` is a Unix time."""
+
+    account: str
+    state: Literal["connecting", "connected", "waiting", "dead"] = "connecting"
+    reason: str | None = None
+    since: float = 0.0
+    user_id: int | None = None
+    channels: int = 0
+    reconnects: int = 0
+
+
+class Account:
+    """Runs one account until it is cancelled."""
+
+    def __init__(
+        self,
+        name: str,
+        sessions: SessionDirectory,
+        journal: Journal,
+        *,
+        api_id: int,
+        api_hash: str,
+        server: ServerAddress | None = None,
+        chats: tuple[str, ...] = (),
+    ) -> None:
+        self.name = name
+        self._sessions = sessions
+        self._journal = journal
+        self._api = (api_id, api_hash)
+        self._server = server
+        self._directory = Directory()
+        self._wanted = ChatFilter(chats, self._directory)
+        self._intake_since: float | None = None
+        self.health = AccountHealth(name, since=time.time())
+        self.ready = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connects, and again whenever the connection is lost, for ever.
+
+        Raises SessionError when the session file cannot be used, SessionDead when Telegram refuses it for
+        good, JournalError when a batch could not be committed.
+        """
+        with self._sessions.lock(self.name):
+            stored = self._sessions.load(self.name)
+            if self._server is not None:
+                stored = self._server.redirect(stored)
+            pause = FIRST_PAUSE_SECONDS
+            while True:
+                lost = await self._one_connection(stored)
+                was_up = self.health.state == "connected"
+                if was_up and time.time() - self.health.since > SETTLED_SECONDS:
+                    pause = FIRST_PAUSE_SECONDS
+                else:
+                    pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+                delay = pause * random.uniform(0.5, 1.5)
+                if isinstance(lost, errors.FloodWaitError):
+                    delay += lost.seconds
+                self._set_state("waiting", _reason(lost))
+                log.warning(
+                    "connection_lost" if was_up else "connection_failed",
+                    account=self.name,
+                    reason=self.health.reason,
+                    retry_seconds=round(delay, 1),
+                )
+                await asyncio.sleep(delay)
+                if was_up:
+                    self.health.reconnects += 1
+                    metrics.RECONNECTS.labels(self.name).inc()
+
+    def intake_alive(self) -> bool:
+        """False when one batch has been on its way into the journal for too long."""
+        return self._intake_since is None or time.monotonic() - self._intake_since < STUCK_SECONDS
+
+    async def _one_connection(self, stored: StoredSession) -> Exception:
+        """Connects, stays connected, and returns what ended the connection."""
+        client = await self._new_client(stored)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await client.connect()
+                me = await client.identify()
+            self._set_state("connected", None)
+            self.health.user_id = me.id
+            metrics.CONNECTION_UP.labels(self.name).set(1)
+            log.info("connected", account=self.name, user_id=me.id)
+            await run_together(
+                self._until_disconnected(client),
+                self._keep_in_step(client, bool(me.bot)),
+                self._probe(client),
+            )
+        except _DEAD as error:
+            raise self._dead(error) from None
+        except _LINE_LOST as error:
+            return error
+        finally:
+            metrics.CONNECTION_UP.labels(self.name).set(0)
+            await client.stop()
+        return ConnectionError("the connection was closed")
+
+    async def _new_client(self, stored: StoredSession) -> GatewayClient:
+        state, access_hashes = await self._journal.load_state(self.name)
+        states = {}
+        if state is not None:
+            date = state.date.astimezone(UTC)
+            states[0] = types.updates.State(state.pts, state.qts, date, state.seq, unread_count=0)
+            for channel, pts in state.channels.items():
+                states[channel] = types.updates.State(pts, 0, date, 0, unread_count=0)
+        return GatewayClient(
+            self.name,
+            GatewaySession(stored, states, access_hashes),
+            *self._api,
+            intake=self._commit,
+            chat_of=self._journal.chat_of,
+            wanted=self._wanted,
+            directory=self._directory,
+            access_hashes=access_hashes,
+        )
+
+    async def _commit(self, batch: Batch) -> None:
+        self._intake_since = time.monotonic()
+        try:
+            await self._journal.append(batch)
+        finally:
+            self._intake_since = None
+
+    async def _until_disconnected(self, client: GatewayClient) -> None:
+        """Returns never: raises what ended the connection, or what failed in the intake."""
+        disconnected = client.disconnected
+        await asyncio.wait((disconnected, client.failure), return_when=asyncio.FIRST_COMPLETED)
+        if client.failure.done():
+            await client.failure
+        if client.updates_error is not None:
+            raise client.updates_error
+        await disconnected
+        raise ConnectionError("the connection was closed")
+
+    async def _keep_in_step(self, client: GatewayClient, *, bot: bool) -> None:
+        """Compares with the dialogs at start, when asked for, and every few minutes; retries differences."""
+        box = client.message_box
+        while True:
+            if not bot:  # bots have no dialogs (BOT_METHOD_INVALID)
+                await self._reconcile(client)
+            if not self.ready.is_set():
+                await client.checkpoint()
+                self.ready.set()
+            try:
+                async with asyncio.timeout(RECONCILE_SECONDS):
+                    while not (box.unreachable or client.take_new_session()):
+                        await box.attention.wait()
+                        box.attention.clear()
+                        await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
+                        client.retry_failed()
+            except TimeoutError:
+                continue
+
+    async def _reconcile(self, client: GatewayClient) -> None:
+        try:
+            behind = await reconcile(client)
+        except _DEAD:
+            raise
+        except errors.RPCError as error:
+            log.warning("reconcile_failed", account=self.name, reason=_reason(error))
+            return
+        self.health.channels = client.channels_tracked
+        metrics.CHANNELS_TRACKED.labels(self.name).set(self.health.channels)
+        log.info("reconciled", account=self.name, channels=self.health.channels, behind=behind)
+
+    async def _probe(self, client: GatewayClient) -> None:
+        """Asks for the account's state: notices a silent line, a revoked login, and a loss at the tail."""
+        while True:
+            await asyncio.sleep(PROBE_SECONDS)
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    state = await client(functions.updates.GetStateRequest())
+            except _DEAD:
+                raise
+            except errors.RPCError as error:
+                log.warning("probe_failed", account=self.name, reason=_reason(error))
+                continue
+            if state.pts > client.message_box.account_state()[0]:
+                client.resync()
+
+    def _set_state(
+        self, state: Literal["connecting", "connected", "waiting", "dead"], reason: str | None
+    ) -> None:
+        self.health.state, self.health.reason, self.health.since = state, reason, time.time()
+
+    def _dead(self, error: Exception) -> SessionDead:
+        self._set_state("dead", _reason(error))
+        metrics.SESSION_DEAD.labels(self.name).set(1)
+        return SessionDead(
+            f"Telegram refuses the session of account {self.name!r} for good ({_reason(error)}); "
+            f"log in again with: telegram-gateway login --account {self.name}"
+        )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, errors.RPCError):
+        return str(error.message) if error.message else type(error).__name__
+    if isinstance(error, AuthKeyNotFound):
+        return "AUTH_KEY_NOT_FOUND"
+    return str(error) or type(error).__name__

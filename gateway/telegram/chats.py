@@ -1,0 +1,111 @@
+"""What an account knows of the chats and people it meets: names, kinds and usernames, for filling events."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from telethon.tl import types
+
+from gateway.event import ChatType, Event, Sender
+
+MAX_PEOPLE = 50_000  # names of senders kept in memory; the oldest-seen go first
+
+
+@dataclass(frozen=True, slots=True)
+class ChatInfo:
+    """A chat's kind and names."""
+
+    type: ChatType
+    title: str | None
+    username: str | None
+
+
+def marked_channel(channel_id: int) -> int:
+    """The marked id of a channel or supergroup: -100 before the id."""
+    return -(1_000_000_000_000 + channel_id)
+
+
+def marked(peer: Any) -> int:
+    """The marked id of a Peer: users as they are, basic groups negative, channels with -100 before."""
+    if isinstance(peer, types.PeerChannel):
+        return marked_channel(peer.channel_id)
+    if isinstance(peer, types.PeerChat):
+        return -int(peer.chat_id)
+    return int(peer.user_id)
+
+
+class Directory:
+    """Names of chats (all of them) and people (the most recent `MAX_PEOPLE`)."""
+
+    def __init__(self) -> None:
+        self._chats: dict[int, ChatInfo] = {}
+        self._people: OrderedDict[int, Sender] = OrderedDict()
+
+    def learn(self, users: Iterable[Any], chats: Iterable[Any]) -> None:
+        """Takes in the users and chats that came with an answer or a push."""
+        for user in users:
+            if isinstance(user, types.User):
+                self._learn_user(user)
+        for chat in chats:
+            if isinstance(chat, types.Channel):
+                kind: ChatType = "channel" if chat.broadcast else "supergroup"
+                self._chats[marked_channel(chat.id)] = ChatInfo(kind, chat.title, _username(chat))
+            elif isinstance(chat, types.ChannelForbidden):
+                kind = "channel" if chat.broadcast else "supergroup"
+                self._chats.setdefault(marked_channel(chat.id), ChatInfo(kind, chat.title, None))
+            elif isinstance(chat, types.Chat | types.ChatForbidden):
+                self._chats[-chat.id] = ChatInfo("group", chat.title, None)
+
+    def chat(self, marked_id: int) -> ChatInfo | None:
+        """A chat's names; for a private chat those of the other person."""
+        if marked_id > 0:
+            person = self._people.get(marked_id)
+            return ChatInfo("private", person.name, person.username) if person else None
+        return self._chats.get(marked_id)
+
+    def sender(self, marked_id: int) -> Sender:
+        """Who has this id, with as much as is known."""
+        if marked_id > 0:
+            return self._people.get(marked_id) or Sender(id=marked_id)
+        chat = self._chats.get(marked_id)
+        return Sender(id=marked_id, name=chat.title, username=chat.username) if chat else Sender(id=marked_id)
+
+    def _learn_user(self, user: Any) -> None:
+        known = self._people.get(user.id)
+        name = " ".join(part for part in (user.first_name, user.last_name) if part) or None
+        if user.min and known is not None:
+            # A `min` user may lack its names (https://core.telegram.org/api/min): keep the fuller record.
+            return
+        self._people[user.id] = Sender(id=user.id, name=name, username=_username(user))
+        self._people.move_to_end(user.id)
+        if len(self._people) > MAX_PEOPLE:
+            self._people.popitem(last=False)
+
+
+def _username(entity: Any) -> str | None:
+    if entity.username:
+        return str(entity.username)
+    for candidate in entity.usernames or ():
+        if candidate.active:
+            return str(candidate.username)
+    return None
+
+
+class ChatFilter:
+    """Whether an event's chat is one the operator wants: all, or a list of marked ids and @names."""
+
+    def __init__(self, chats: Iterable[str], directory: Directory) -> None:
+        self._ids = {chat for chat in chats if not chat.startswith("@")}
+        self._names = {chat[1:].lower() for chat in chats if chat.startswith("@")}
+        self._directory = directory
+
+    def __call__(self, event: Event) -> bool:
+        if not self._ids and not self._names:
+            return True
+        if event.channel_id in self._ids:
+            return True
+        if not self._names:
+            return False
+        chat = self._directory.chat(int(event.channel_id))
+        return chat is not None and chat.username is not None and chat.username.lower() in self._names

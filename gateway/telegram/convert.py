@@ -1,0 +1,282 @@
+"""Turns Telegram's updates into events: the one place that knows both.
+
+What each update becomes: new messages, posts and service messages → `message.new`; edits with an edit date
+→ `message.edited` (the journal drops those that change reactions or views only); deletions →
+`message.deleted`, one an id. Everything else makes no event and is counted by its constructor.
+"""
+
+import base64
+from datetime import datetime
+from typing import Any
+
+import structlog
+from msgspec import structs
+from telethon.tl import types
+
+from gateway import metrics
+from gateway.event import ChatType, Event, MessageType, Source, delete_id, edit_id, new_id
+from gateway.telegram.chats import ChatInfo, Directory, marked, marked_channel
+from gateway.telegram.media import clean_text, describe_entities, describe_media, plain, snake_case
+
+log = structlog.get_logger()
+
+_NEW = (types.UpdateNewMessage, types.UpdateNewChannelMessage)
+_EDITED = (types.UpdateEditMessage, types.UpdateEditChannelMessage)
+_SHORT = (types.UpdateShortMessage, types.UpdateShortChatMessage)
+_FLAGS = ("out", "silent", "pinned", "noforwards", "from_scheduled", "mentioned")
+_COUNTS = ("views", "forwards", "ttl_period", "effect", "via_bot_id")
+
+
+class Converter:
+    """Converts one account's updates; `self_id`, its user id, is the scope of ids that count per account."""
+
+    def __init__(self, account: str, self_id: int, directory: Directory) -> None:
+        self._account = account
+        self._self_id = self_id
+        self._directory = directory
+
+    def from_update(self, update: Any, received_at: datetime) -> list[Event]:
+        """The events of one update, in order; empty for updates that make none.
+
+        Deletions in private chats and basic groups come without their chat: the caller finds it and calls
+        `deleted`.
+        """
+        if isinstance(update, _NEW):
+            return self._new(update.message, received_at, "mtproto")
+        if isinstance(update, _SHORT):
+            return self._new(self._expand(update), received_at, "mtproto")
+        if isinstance(update, _EDITED):
+            return self._edited(update.message, received_at)
+        if isinstance(update, types.UpdateDeleteChannelMessages):
+            chat = marked_channel(update.channel_id)
+            info = self._info(chat, None)
+            return [self.deleted(chat, info.type, message_id, received_at) for message_id in update.messages]
+        self._ignored("no_message")
+        return []
+
+    def from_history(self, message: Any, received_at: datetime) -> list[Event]:
+        """The event of a message fetched from a chat's history."""
+        return self._new(message, received_at, "backfill")
+
+    def deleted(self, chat: int, chat_type: ChatType, message_id: int, received_at: datetime) -> Event:
+        """The deletion of a message whose chat is known."""
+        scope = self._scope(chat)
+        return Event(
+            id=delete_id(scope, str(chat), message_id),
+            kind="message.deleted",
+            account=self._account,
+            account_scope=scope,
+            channel_id=str(chat),
+            chat_type=chat_type,
+            message_id=message_id,
+            received_at=received_at,
+            source="mtproto",
+        )
+
+    def _new(self, message: Any, received_at: datetime, source: Source) -> list[Event]:
+        if isinstance(message, types.MessageEmpty):
+            self._ignored("empty")
+            return []
+        return [self._build(message, received_at, source)]
+
+    def _edited(self, message: Any, received_at: datetime) -> list[Event]:
+        # Without an edit date only reactions, views or the pin have changed.
+        if not isinstance(message, types.Message) or message.edit_date is None:
+            self._ignored("reaction")
+            return []
+        event = self._build(message, received_at, "mtproto")
+        identity = edit_id(
+            event.account_scope, event.channel_id, message.id, message.edit_date, event.content_digest
+        )
+        return [structs.replace(event, id=identity, kind="message.edited")]
+
+    def _build(self, message: Any, received_at: datetime, source: Source) -> Event:
+        try:
+            return self._convert(message, received_at, source)
+        except (AttributeError, TypeError, ValueError, KeyError, LookupError) as error:
+            # A message that this version cannot describe still reaches every sink, with its raw bytes,
+            # so that it can be converted later; failing here would stop the account at it for ever.
+            # The error's own text may quote the message, so only its kind and place are logged.
+            log.error(  # noqa: TRY400
+                "message_not_understood",
+                account=self._account,
+                constructor=type(message).__name__,
+                error_type=type(error).__name__,
+                line=error.__traceback__.tb_lineno if error.__traceback__ else None,
+            )
+            self._ignored("not_understood")
+            return self._raw(message, received_at, source)
+
+    def _convert(self, message: Any, received_at: datetime, source: Source) -> Event:
+        chat = marked(message.peer_id)
+        info = self._info(chat, message)
+        scope = self._scope(chat)
+        common: dict[str, Any] = {
+            "id": new_id(scope, str(chat), message.id),
+            "kind": "message.new",
+            "account": self._account,
+            "account_scope": scope,
+            "channel_id": str(chat),
+            "chat_type": info.type,
+            "chat_title": info.title,
+            "chat_username": info.username,
+            "message_id": message.id,
+            "reply_to": self._reply(message.reply_to),
+            "thread_id": _thread(message.reply_to),
+            "sender": self._sender(message, chat),
+            "telegram_date": message.date,
+            "received_at": received_at,
+            "source": source,
+        }
+        if isinstance(message, types.MessageService):
+            action = plain(message.action.to_dict())
+            metadata: dict[str, Any] = {"action": snake_case(action.pop("_").removeprefix("MessageAction"))}
+            if action:
+                metadata["action_data"] = action
+            return Event(**common, message_type="service", metadata=metadata)
+        media_type, media = describe_media(message.media)
+        words = clean_text(message.message) if message.message else None
+        has_caption = media_type is not None and media_type != "webpage"
+        return Event(
+            **common,
+            message_type=_message_type(info.type),
+            grouped_id=message.grouped_id,
+            forward=self._forward(message.fwd_from),
+            text=None if has_caption else words or "",
+            caption=words if has_caption else None,
+            entities=describe_entities(message.entities),
+            media_type=media_type,
+            media=media,
+            edit_date=message.edit_date,
+            metadata=_metadata(message),
+        )
+
+    def _raw(self, message: Any, received_at: datetime, source: Source) -> Event:
+        chat = marked(message.peer_id)
+        scope = self._scope(chat)
+        info = self._info(chat, None)
+        return Event(
+            id=new_id(scope, str(chat), message.id),
+            kind="message.new",
+            account=self._account,
+            account_scope=scope,
+            channel_id=str(chat),
+            chat_type=info.type,
+            message_id=message.id,
+            telegram_date=message.date,
+            received_at=received_at,
+            source=source,
+            message_type=_message_type(info.type),
+            metadata={"not_understood": base64.b64encode(bytes(message)).decode()},
+        )
+
+    def _expand(self, short: Any) -> Any:
+        """The full message that Telegram abbreviated (https://core.telegram.org/constructor/updateShortMessage)."""
+        if isinstance(short, types.UpdateShortMessage):
+            peer = types.PeerUser(short.user_id)
+            sender = types.PeerUser(self._self_id if short.out else short.user_id)
+        else:
+            peer = types.PeerChat(short.chat_id)
+            sender = types.PeerUser(short.from_id)
+        return types.Message(
+            id=short.id,
+            peer_id=peer,
+            from_id=sender,
+            date=short.date,
+            message=short.message,
+            out=short.out,
+            mentioned=short.mentioned,
+            silent=short.silent,
+            fwd_from=short.fwd_from,
+            via_bot_id=short.via_bot_id,
+            reply_to=short.reply_to,
+            entities=short.entities,
+            ttl_period=short.ttl_period,
+        )
+
+    def _scope(self, chat: int) -> int:
+        return 0 if chat < -1_000_000_000_000 else self._self_id
+
+    def _info(self, chat: int, message: Any) -> ChatInfo:
+        known = self._directory.chat(chat)
+        if known is not None:
+            return known
+        if chat > 0:
+            return ChatInfo("private", None, None)
+        if chat > -1_000_000_000_000:
+            return ChatInfo("group", None, None)
+        return ChatInfo("channel" if getattr(message, "post", False) else "supergroup", None, None)
+
+    def _sender(self, message: Any, chat: int) -> Any:
+        if message.from_id is not None:
+            return self._directory.sender(marked(message.from_id))
+        if chat > 0:
+            return self._directory.sender(self._self_id if message.out else chat)
+        # A post without an author is the channel's own; in a supergroup it is an anonymous admin.
+        return self._directory.sender(chat)
+
+    def _reply(self, reply: Any) -> dict[str, Any] | None:
+        if reply is None:
+            return None
+        if not isinstance(reply, types.MessageReplyHeader):
+            return _story(reply)
+        described: dict[str, Any] = {}
+        if reply.reply_to_msg_id is not None:
+            described["message_id"] = reply.reply_to_msg_id
+        if reply.reply_to_peer_id is not None:
+            described["channel_id"] = str(marked(reply.reply_to_peer_id))
+        if reply.reply_to_top_id is not None:
+            described["top_message_id"] = reply.reply_to_top_id
+        if reply.quote_text:
+            described["quote"] = clean_text(reply.quote_text)
+        return described or None
+
+    def _forward(self, forward: Any) -> dict[str, Any] | None:
+        if forward is None:
+            return None
+        described: dict[str, Any] = {"date": plain(forward.date)}
+        if forward.from_id is not None:
+            origin = self._directory.sender(marked(forward.from_id))
+            described["from"] = {"id": origin.id, "name": origin.name, "username": origin.username}
+        elif forward.from_name:
+            described["from"] = {"name": clean_text(forward.from_name)}
+        if forward.channel_post is not None:
+            described["message_id"] = forward.channel_post
+        if forward.post_author:
+            described["post_author"] = clean_text(forward.post_author)
+        return described
+
+    def _ignored(self, reason: str) -> None:
+        metrics.UPDATES_IGNORED.labels(self._account, reason).inc()
+
+
+def _story(reply: Any) -> dict[str, Any]:
+    return {"story_id": reply.story_id, "channel_id": str(marked(reply.peer))}
+
+
+def _thread(reply: Any) -> int | None:
+    """The forum topic or comment thread a message is in (https://core.telegram.org/api/threads)."""
+    if not isinstance(reply, types.MessageReplyHeader):
+        return None
+    if reply.reply_to_top_id is not None:
+        return int(reply.reply_to_top_id)
+    return int(reply.reply_to_msg_id) if reply.forum_topic and reply.reply_to_msg_id else None
+
+
+def _message_type(chat_type: ChatType) -> MessageType:
+    if chat_type == "channel":
+        return "channel_post"
+    return "private_message" if chat_type == "private" else "group_message"
+
+
+def _metadata(message: Any) -> dict[str, Any]:
+    described: dict[str, Any] = {name: True for name in _FLAGS if getattr(message, name)}
+    for name in _COUNTS:
+        value = getattr(message, name)
+        if value is not None:
+            described[name] = value
+    if message.post_author:
+        described["post_author"] = clean_text(message.post_author)
+    if message.replies is not None and message.replies.comments:
+        described["comments"] = {"channel_id": str(marked_channel(message.replies.channel_id))}
+    return described
