@@ -1,0 +1,247 @@
+"""A real systemd to test the units on: this host's own files under an overlay, booted in systemd-nspawn.
+
+Needs root, systemd-container and dbus. It sees a throw-away copy of the host's root file system with only
+journald and D-Bus started, shares the host's network, and is up in a fraction of a second.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+BOOT_SECONDS = 30.0
+WAIT_SECONDS = 20.0
+POLL_SECONDS = 0.05
+
+# Directories of the host whose content must not be in the machine: an installed gateway, and what the
+# distribution would start at boot on the network that host and machine share.
+_EMPTIED = (
+    "opt/telegram-gateway",
+    "etc/telegram-gateway",
+    "var/lib/telegram-gateway",
+    "etc/systemd/system",
+    "usr/lib/systemd/system/multi-user.target.wants",
+    "usr/lib/systemd/system/sockets.target.wants",
+    "usr/lib/systemd/system/sysinit.target.wants",
+    "usr/lib/systemd/system/timers.target.wants",
+)
+_TARGET = """\
+[Unit]
+Requires=dbus.socket systemd-journald.service
+After=dbus.socket systemd-journald.service
+"""
+
+
+class Unsupported(Exception):
+    """This host cannot boot a systemd of its own; the message says why."""
+
+
+@dataclass
+class Machine:
+    """A booted systemd; commands run inside it, files are written through its root."""
+
+    root: Path
+    leader: int
+    _cursors: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Runs a command inside and returns what it printed."""
+        done = subprocess.run(
+            ["nsenter", "--target", str(self.leader), "--all", "--wdns=/", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}")
+        return done.stdout
+
+    def systemctl(self, *arguments: str, check: bool = True) -> str:
+        """Runs systemctl inside."""
+        return self.run("systemctl", "--no-pager", *arguments, check=check)
+
+    def show(self, unit: str, name: str) -> str:
+        """One property of a unit."""
+        return self.systemctl("show", "--value", f"--property={name}", unit).strip()
+
+    def main_pid(self, unit: str) -> int:
+        """The unit's main process, as numbered inside; 0 when there is none."""
+        return int(self.show(unit, "MainPID"))
+
+    def kill(self, pid: int, sig: signal.Signals) -> None:
+        """Sends a signal to a process inside."""
+        self.run("kill", f"-{sig.name.removeprefix('SIG')}", str(pid))
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> Path:
+        """Writes a file of root's and returns where the host sees it."""
+        file = self.root / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(mode)
+        return file
+
+    def journal(self, unit: str) -> list[dict[str, Any]]:
+        """The unit's journal entries since `forget_journal`, oldest first; systemd's own among them."""
+        self.run("journalctl", "--sync")
+        after = [f"--after-cursor={cursor}"] if (cursor := self._cursors.get(unit)) else []
+        lines = self.run("journalctl", "--quiet", "--output=json", "--all", f"--unit={unit}", *after)
+        return [json.loads(line) for line in lines.splitlines()]
+
+    def forget_journal(self, unit: str) -> None:
+        """Makes `journal` start here."""
+        if entries := self.journal(unit):
+            self._cursors[unit] = entries[-1]["__CURSOR"]
+
+    def wait_until(self, what: str, holds: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
+        """Waits for a condition, and fails by its name."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {seconds:g} s: {what}")
+            time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def booted(scratch: Path, prepare: Callable[[Path], dict[Path, str]]) -> Iterator[Machine]:
+    """Boots a machine and takes it down whatever happens.
+
+    `prepare` gets its root directory before the boot and returns host directories to show inside, read-only.
+    Raises Unsupported where the host does not allow it.
+    """
+    if os.geteuid() != 0:
+        raise Unsupported("booting a systemd needs root")
+    if shutil.which("systemd-nspawn") is None or not Path("/usr/bin/dbus-daemon").exists():
+        raise Unsupported("the Debian packages systemd-container and dbus are not installed")
+    name = f"telegram-gateway-test-{os.getpid()}"
+    with ExitStack() as cleanup:
+        root = _overlay(scratch, cleanup)
+        for directory in _EMPTIED:
+            shutil.rmtree(root / directory, ignore_errors=True)
+        target = root / f"etc/systemd/system/{name}.target"
+        target.parent.mkdir(parents=True)
+        target.write_text(_TARGET)
+        binds = prepare(root)
+        cgroup = _own_cgroup(name, cleanup)
+        yield Machine(root, _boot(name, root, binds, cgroup, scratch, cleanup))
+
+
+def _overlay(scratch: Path, cleanup: ExitStack) -> Path:
+    """The host's root file system with a layer in memory over it."""
+    layers = scratch / "layers"
+    layers.mkdir()
+    _mount("tmpfs", layers, "tmpfs", "size=1g,mode=0755")
+    cleanup.callback(_unmount, layers)
+    root = layers / "root"
+    for directory in (layers / "upper", layers / "work", root):
+        directory.mkdir(mode=0o755)
+    _mount("overlay", root, "overlay", f"lowerdir=/,upperdir={layers}/upper,workdir={layers}/work")
+    cleanup.callback(_unmount, root)
+    return root
+
+
+def _own_cgroup(name: str, cleanup: ExitStack) -> Path:
+    """A control group of the machine's own, so that machines side by side do not share one."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    unified = next((Path(mount[1]) for mount in mounts if mount[2] == "cgroup2"), None)
+    if unified is None:
+        raise Unsupported("no unified cgroup hierarchy is mounted")
+    own = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+    cgroup = unified / own.removeprefix("0::").strip("/") / name
+    # On a hybrid host nspawn mirrors the group in systemd's own hierarchy.
+    mirror = unified.parent / "systemd" / cgroup.relative_to(unified)
+    cleanup.callback(_remove_cgroup, mirror)
+    cleanup.callback(_remove_cgroup, cgroup)
+    try:
+        cgroup.mkdir()
+    except OSError as error:
+        raise Unsupported(f"cannot make a control group: {error.strerror}") from error
+    return cgroup
+
+
+def _boot(
+    name: str, root: Path, binds: dict[Path, str], cgroup: Path, scratch: Path, cleanup: ExitStack
+) -> int:
+    """Starts nspawn and returns the machine's process 1, once its target is reached."""
+    console = cleanup.enter_context((scratch / "console").open("w+b"))
+    notify = cleanup.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    notify.bind(str(scratch / "notify"))
+    notify.settimeout(BOOT_SECONDS)
+    # The shell joins the control group before nspawn starts in it.
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(cgroup)]
+        + ["systemd-nspawn", f"--directory={root}", f"--machine={name}", "--register=no", "--keep-unit"]
+        + ["--settings=no", "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=pipe"]
+        + [f"--bind-ro={source}:{place}" for source, place in binds.items()]
+        + ["--notify-ready=yes", "--boot", f"systemd.unit={name}.target"],
+        stdin=subprocess.DEVNULL,
+        stdout=console,
+        stderr=console,
+        env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "NOTIFY_SOCKET": str(scratch / "notify")},
+        start_new_session=True,
+    )
+    cleanup.callback(_stop, process, name)
+    leader = 0
+    while True:
+        try:
+            message = notify.recv(4096).decode()
+        except TimeoutError:
+            console.seek(0)
+            raise AssertionError(f"systemd did not boot:\n{console.read().decode()}") from None
+        for line in message.splitlines():
+            if line.startswith("X_NSPAWN_LEADER_PID="):
+                leader = int(line.partition("=")[2])
+                cleanup.callback(_kill, leader)
+            elif line == "READY=1":
+                return leader
+
+
+def _kill(leader: int) -> None:
+    # With its process 1 everything in the machine's PID namespace ends.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(leader, signal.SIGKILL)
+
+
+def _stop(process: subprocess.Popen[bytes], name: str) -> None:
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for directory in ("propagate", "unix-export"):
+        with contextlib.suppress(OSError):
+            Path("/run/systemd/nspawn", directory, name).rmdir()
+
+
+def _remove_cgroup(cgroup: Path) -> None:
+    for directory, _, _ in os.walk(cgroup, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _mount(source: str, target: Path, kind: str, options: str) -> None:
+    if _libc.mount(source.encode(), os.fsencode(target), kind.encode(), 0, options.encode()) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise Unsupported(f"cannot mount {kind} on {target}: {reason}")
+
+
+def _unmount(target: Path) -> None:
+    detach = 2  # MNT_DETACH: a process on its way out may still hold a file
+    if _libc.umount2(os.fsencode(target), detach) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(target))
