@@ -5,6 +5,7 @@
     │   ├── ConfigurationError    a setting is missing, malformed or contradicts another
     │   ├── SessionError          the session file is absent, readable by others, damaged or in use
     │   │   └── SessionDead       Telegram refuses the session for good
+    │   ├── LoginFailed           Telegram did not accept a code, password or token
     │   └── SchemaError           the database schema is not one this version can write to
     ├── JournalError              exit 1: the disk failed under the journal; restart re-reads from Telegram
     │   └── JournalFull           the journal is at its byte limit (intake pauses, nothing is dropped)
@@ -43,6 +44,10 @@ class SessionError(NeedsOperator):
 
 class SessionDead(SessionError):
     """Telegram refuses this session for good (logged out, banned, or used twice)."""
+
+
+class LoginFailed(NeedsOperator):
+    """Telegram did not accept what was given to log in with."""
 
 
 class SchemaError(NeedsOperator):

@@ -22,11 +22,11 @@ def command() -> int:
     try:
         uvloop.run(_run(settings, notifier))
     except NeedsOperator as error:
-        log.critical("cannot_run", reason=str(error), exit_code=error.exit_code)  # noqa: TRY400
+        log.critical("cannot_run", reason=str(error), exit_code=error.exit_code)
         notifier.status(str(error))
         return error.exit_code
     except GatewayError as error:
-        log.critical("crashed", reason=str(error), exit_code=error.exit_code)  # noqa: TRY400
+        log.critical("crashed", reason=str(error), exit_code=error.exit_code)
         return error.exit_code
     except Exception:  # the process boundary: whatever it was is logged whole, and systemd restarts
         log.critical("crashed", exc_info=True, exit_code=EXIT_CRASHED)

@@ -127,7 +127,7 @@ class Account:
             log.info("connected", account=self.name, user_id=me.id)
             await run_together(
                 self._until_disconnected(client),
-                self._keep_in_step(client, bool(me.bot)),
+                self._keep_in_step(client, bot=bool(me.bot)),
                 self._probe(client),
             )
         except _DEAD as error:
