@@ -4,7 +4,7 @@ Cursor, batching, retries and metrics are the runner's (`gateway.sinks.runner`),
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gateway.journal import Record
 
@@ -27,9 +27,21 @@ class Sink(Protocol):
     async def deliver(self, records: Sequence[Record]) -> None:
         """Writes `records`, which are in journal order, and returns once the server has acknowledged all.
 
+        No records at all is the runner's question, while there is nothing to do, whether the server still
+        answers; a sink that cannot tell cheaply just returns.
+
         Raises SinkUnavailable when any may be missing (all are offered again), RecordsRefused when some
         can never be stored and all others have been.
         """
 
     async def close(self) -> None:
         """Disconnects; never raises for a server that is gone."""
+
+
+@runtime_checkable
+class Obstructable(Protocol):
+    """A sink whose server can make it wait for an unlimited time although nothing is broken."""
+
+    @property
+    def obstacle(self) -> str | None:
+        """What the server waits for, in words for the operator, or None."""
