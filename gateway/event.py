@@ -71,6 +71,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         """The words of the message: its text, or its media's caption."""
         return self.text if self.text is not None else self.caption
 
+    @property
+    def content_digest(self) -> str:
+        """`content_hash` over what a reader would call the content of this message.
+
+        Views, reactions and previews arrive as edits and change nothing in it. Media is known by its `id`;
+        media without one (a place, a contact) counts with every field.
+        """
+        media = self.media.get("id", self.media) if self.media else None
+        return content_hash(self.text, self.caption, self.entities or None, self.media_type, media)
+
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)

@@ -1,6 +1,7 @@
 """The journal: the only durable commit point between Telegram and the sinks."""
 
 from gateway.journal.journal import Journal
-from gateway.journal.records import AccountState, Batch, Record
+from gateway.journal.reader import read_stats
+from gateway.journal.records import AccountState, Batch, JournalStats, Record, SinkStats
 
-__all__ = ["AccountState", "Batch", "Journal", "Record"]
+__all__ = ["AccountState", "Batch", "Journal", "JournalStats", "Record", "SinkStats", "read_stats"]

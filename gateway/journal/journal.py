@@ -1,18 +1,41 @@
 """The journal's asyncio face: appends are group-committed by one writer thread, sinks read behind them."""
 
-from collections.abc import Sequence
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, NoReturn, Self, TypeVar
 
-from gateway.journal.records import AccountState, Batch, Record
+import apsw
+
+from gateway import metrics
+from gateway.errors import JournalError
+from gateway.event import utc_now
+from gateway.journal.prune import CHUNK_ROWS, prune_chunk
+from gateway.journal.reader import Reader
+from gateway.journal.records import AccountState, Batch, JournalStats, Record
+from gateway.journal.schema import io_failure, lock
+from gateway.journal.store import Row, Store
+from gateway.journal.tail import Tail
+from gateway.journal.writer import Append, Commit, Job, Stop, Task, Writer
+
+CURSOR_FLUSH_SECONDS = 0.2  # what a crash may make a sink deliver again
+PRUNE_INTERVAL = timedelta(minutes=1)
+
+T = TypeVar("T")
 
 
 class Journal:
     """An append-only, durable, ordered list of events with one cursor per sink.
 
     One process owns it; `async with Journal(path) as journal:` opens it (creating it on first use).
+    `sinks` names the enabled sinks: what they have not taken stays whatever its age. A sink that is named
+    for the first time starts at the oldest event still held. A disk that fails under the journal ends it:
+    every call raises JournalError from then on, and `wait_failed` does.
     """
 
     def __init__(
@@ -22,29 +45,249 @@ class Journal:
         max_bytes: int = 20 << 30,
         retention: timedelta = timedelta(days=7),
         sinks: Sequence[str] = (),
-    ) -> None: ...
+    ) -> None:
+        self.path = path
+        self._max_bytes = max_bytes
+        self._retention = retention
+        self._sinks = tuple(sinks)
+        self._cursors: dict[str, int] = {}
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._usable = False
+        self._reason = JournalError(f"the journal {path} is not open")
+        self._last_seq = 0
+        self._first_seq = 1
 
-    async def __aenter__(self) -> Self: ...
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._failed: asyncio.Future[None] = self._loop.create_future()
+        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal-reader")
+        try:
+            store = await self._loop.run_in_executor(self._threads, self._open)
+        except BaseException:
+            self._threads.shutdown(wait=False)
+            raise
+        self._cursors = dict(store.cursors)
+        self._first_seq, self._last_seq = store.first_seq, store.last_seq
+        self._tail = Tail(self._last_seq)
+        self._writer = Writer(store, self, max_bytes=self._max_bytes, sinks=self._sinks)
+        self._writer.start()
+        self._usable = True
+        metrics.JOURNAL_LIMIT_BYTES.set(self._max_bytes)
+        return self
+
+    def _open(self) -> Store:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = lock(self.path)
+        try:
+            store = Store(self.path)
+            try:
+                new = {sink: store.first_seq - 1 for sink in self._sinks if sink not in store.cursors}
+                store.begin()
+                store.set_cursors(new)
+                store.commit()
+                self._reader = Reader(self.path)
+            except BaseException:
+                store.close()
+                raise
+        except BaseException as error:
+            os.close(self._lock)
+            if isinstance(error, apsw.Error | OSError):
+                raise io_failure(self.path, error) from error
+            raise
+        return store
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        """Writes what is queued and the cursors, then closes. Appends without room raise JournalError."""
+        self._flush_cursors()
+        self._writer.submit(Stop())
+        self._refuse(JournalError(f"the journal {self.path} is closed"))
+        await self._loop.run_in_executor(self._threads, self._reader.close)
+        await self._ended
+        self._writer.join()
+        self._threads.shutdown()
+        os.close(self._lock)
 
-    async def append(self, batch: Batch) -> int: ...
+    async def append(self, batch: Batch) -> int:
+        """Returns how many of the batch's events are new, once they and the state are durable.
 
-    async def load_state(self, account: str) -> tuple[AccountState | None, dict[int, int]]: ...
+        Events that the journal holds already, and edits that change no content, are skipped; the state is
+        committed all the same. Waits while the journal or its disk is full. Once called it is carried out
+        even if the caller is cancelled. Raises JournalError when the disk failed, and UnicodeEncodeError or
+        ValueError (nothing is written) for an event that is no valid JSON or whose chat is no number.
+        """
+        self._require_usable()
+        rows = [Row(event) for event in batch.events]
+        done: asyncio.Future[int] = self._loop.create_future()
+        self._writer.submit(Append(batch, rows, done, time.perf_counter()))
+        return await done
 
-    async def chat_of(self, account_scope: int, message_ids: Sequence[int]) -> dict[int, tuple[str, str]]: ...
+    async def load_state(self, account: str) -> tuple[AccountState | None, dict[int, int]]:
+        """The account's committed update state (None before the first), and its channels' access hashes."""
+        return await self._on_reader(self._reader.load_state, account)
 
-    async def read(self, after: int, limit: int) -> Sequence[Record]: ...
+    async def chat_of(self, account_scope: int, message_ids: Sequence[int]) -> dict[int, tuple[str, str]]:
+        """`channel_id` and `chat_type` of messages whose ids count per account, as far as they are known.
 
-    async def wait_beyond(self, after: int) -> None: ...
+        Knows every committed message, also those that were pruned.
+        """
+        return await self._on_reader(self._reader.chat_of, account_scope, message_ids)
 
-    def cursor(self, sink: str) -> int: ...
+    async def read(self, after: int, limit: int) -> Sequence[Record]:
+        """Up to `limit` records with numbers above `after`, in order; none when there are none yet."""
+        self._require_usable()
+        if after >= self._last_seq:
+            return ()
+        if after >= self._tail.floor:
+            return self._tail.after(after, limit)
+        return await self._on_reader(self._reader.read, after, self._last_seq, limit)
 
-    async def advance(self, sink: str, seq: int) -> None: ...
+    async def wait_beyond(self, after: int) -> None:
+        """Returns as soon as there is a record with a number above `after`."""
+        while self._last_seq <= after:
+            self._require_usable()
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
 
-    async def quarantine(self, sink: str, seq: int, reason: str) -> None: ...
+    def cursor(self, sink: str) -> int:
+        """The number of the last record that the sink has acknowledged."""
+        return self._cursors.get(sink, self._first_seq - 1)
+
+    async def advance(self, sink: str, seq: int) -> None:
+        """Moves the sink's cursor up to `seq`, never back.
+
+        Returns at once; it is durable within 0.2 s. A crash before that means a second delivery.
+        """
+        if seq > self._last_seq:
+            raise ValueError(f"sink {sink} cannot have record {seq}: the last one is {self._last_seq}")
+        self._require_usable()
+        if seq > self.cursor(sink):
+            self._cursors[sink] = seq
+            if self._flush_timer is None:
+                self._flush_timer = self._loop.call_later(CURSOR_FLUSH_SECONDS, self._flush_cursors)
+
+    async def quarantine(self, sink: str, seq: int, reason: str) -> None:
+        """Puts a durable copy of the record aside, with why `sink` can never accept it."""
+        at = utc_now()
+        await self._on_writer(lambda store: store.quarantine(sink, seq, reason, at))
+
+    async def prune(self) -> int:
+        """Removes what is older than the retention and behind every enabled sink; returns how many."""
+        before = utc_now() - self._retention
+        total = 0
+        while True:
+            removed = await self._on_writer(lambda store: prune_chunk(store, self._sinks, before))
+            metrics.JOURNAL_PRUNED.inc(removed)
+            total += removed
+            if removed < CHUNK_ROWS:
+                return total
+
+    async def run_pruner(self, interval: timedelta = PRUNE_INTERVAL) -> NoReturn:
+        """Prunes every `interval` until it is cancelled."""
+        while True:
+            await self.prune()
+            await asyncio.sleep(interval.total_seconds())
+
+    async def stats(self) -> JournalStats:
+        """What the journal holds and how far each enabled sink is; cheap. Moves the gauges of both."""
+        names = self._sinks or tuple(self._cursors)
+        stats = await self._on_reader(self._reader.stats, {sink: self.cursor(sink) for sink in names})
+        metrics.JOURNAL_ROWS.set(stats.rows)
+        metrics.JOURNAL_BYTES.set(stats.bytes)
+        for sink, its in stats.sinks.items():
+            oldest = its.oldest_undelivered
+            metrics.SINK_LAG_EVENTS.labels(sink).set(its.lag)
+            metrics.SINK_OLDEST_UNDELIVERED.labels(sink).set(oldest.timestamp() if oldest else 0)
+        return stats
+
+    async def check_writer(self) -> None:
+        """Returns once the writer thread has taken a turn; a watchdog's proof that it moves."""
+        await self._on_writer(lambda store: None)
+
+    async def wait_failed(self) -> NoReturn:
+        """Raises JournalError when the disk under the journal has failed for good; waits until then."""
+        await asyncio.shield(self._failed)
+        raise AssertionError("a failure is always an exception")
 
     @property
-    def last_seq(self) -> int: ...
+    def last_seq(self) -> int:
+        """The number of the newest durable record, 0 when there never was one."""
+        return self._last_seq
+
+    async def _on_reader(self, work: Callable[..., T], *arguments: Any) -> T:
+        self._require_usable()
+        try:
+            return await self._loop.run_in_executor(self._threads, work, *arguments)
+        except apsw.Error as error:
+            failure = io_failure(self.path, error)
+            self._fail(failure)
+            raise failure from error
+
+    async def _on_writer(self, work: Callable[[Store], T]) -> T:
+        self._require_usable()
+        done: asyncio.Future[T] = self._loop.create_future()
+        self._writer.submit(Task(work, done))
+        return await done
+
+    def _flush_cursors(self) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+            cursors: Mapping[str, int] = dict(self._cursors)
+            self._writer.submit(Task(lambda store: store.set_cursors(cursors)))
+
+    def _require_usable(self) -> None:
+        if not self._usable:
+            raise self._refusal()
+
+    def committed(self, commit: Commit) -> None:
+        """Called on the writer thread: one wake-up of the event loop for each commit."""
+        self._loop.call_soon_threadsafe(self._on_committed, commit)
+
+    def ended(self, failure: JournalError | None, left: Sequence[Job]) -> None:
+        """Called on the writer thread when it has ended."""
+        self._loop.call_soon_threadsafe(self._on_ended, failure, left)
+
+    def _on_committed(self, commit: Commit) -> None:
+        self._first_seq = commit.first_seq
+        if commit.records:
+            self._last_seq = commit.last_seq
+            self._tail.extend(commit.records)
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+        for done, result in commit.settled:
+            if done is not None and not done.done():
+                done.set_result(result)
+
+    def _on_ended(self, failure: JournalError | None, left: Sequence[Job]) -> None:
+        if failure is not None:
+            self._fail(failure)
+        for job in (*left, *self._writer.drain()):
+            if not isinstance(job, Stop) and job.done is not None and not job.done.done():
+                job.done.set_exception(self._refusal())
+        self._ended.set_result(None)
+
+    def _fail(self, failure: JournalError) -> None:
+        self._refuse(failure)
+        if not self._failed.done():
+            self._failed.set_exception(failure)
+            self._failed.exception()  # whoever waits hears of it; nobody has to
+
+    def _refuse(self, reason: JournalError) -> None:
+        self._reason = reason
+        self._usable = False
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(self._refusal())
+
+    def _refusal(self) -> JournalError:
+        # A new one each time: an exception keeps the traceback of everyone it was raised to.
+        return JournalError(*self._reason.args)

@@ -47,3 +47,24 @@ class Record:
     def event(self) -> Event:
         """The event, decoded on first use when it was read from disk."""
         return decode(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class SinkStats:
+    """How far one sink has come. `oldest_undelivered` is when its next event was received."""
+
+    cursor: int
+    lag: int
+    oldest_undelivered: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStats:
+    """How much the journal holds. `bytes` is the size of its files, free pages included."""
+
+    rows: int
+    bytes: int
+    first_seq: int
+    last_seq: int
+    oldest_received: datetime | None
+    sinks: Mapping[str, SinkStats]

@@ -1,0 +1,129 @@
+"""Reads the journal's file: for sinks that are behind its tail, and for other processes (`read_stats`).
+
+Each method is one statement that answers with one row. SQLite gives the interpreter lock away once a row,
+and on a busy event loop getting it back for each of a thousand rows would take longer than the reading.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from gateway.errors import JournalError
+from gateway.journal.records import AccountState, JournalStats, Record, SinkStats
+from gateway.journal.schema import connect, io_failure, read_cursors, require_schema
+from gateway.journal.store import moment
+
+# A body is JSON on one line: the encoder escapes line breaks inside strings.
+_READ = """
+SELECT group_concat(seq, ' '), CAST(group_concat(body, char(10)) AS BLOB)
+FROM (SELECT seq, body FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?)
+"""
+_ACCOUNT = "SELECT pts, qts, date, seq FROM account_state WHERE account = ?"
+_CHANNELS = """
+SELECT json_group_array(json_array(channel_id, pts, access_hash)) FROM channel_state WHERE account = ?
+"""
+_CHATS = """
+SELECT json_group_array(json_array(message_id, CAST(chat AS TEXT), chat_type)) FROM peer_index
+WHERE scope = ? AND message_id IN (SELECT value FROM json_each(?))
+"""
+_BOUNDS = "SELECT min(seq), max(seq) FROM events"
+_RECEIVED = "SELECT received_at FROM events WHERE seq >= ? ORDER BY seq LIMIT 1"
+
+
+class Reader:
+    """The one reading connection of the process that owns the journal, used on one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = connect(path, apsw.SQLITE_OPEN_READONLY)
+        self._execute = self._connection.execute
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def read(self, after: int, last: int, limit: int) -> list[Record]:
+        """Up to `limit` records above `after` and not above `last`, in order."""
+        seqs, bodies = self._execute(_READ, (after, last, limit)).get
+        if seqs is None:
+            return []
+        return [Record(int(seq), body) for seq, body in zip(seqs.split(), bodies.split(b"\n"), strict=True)]
+
+    def load_state(self, account: str) -> tuple[AccountState | None, dict[int, int]]:
+        """The account's update state, None when it has none yet, and its access hashes."""
+        with self._snapshot():
+            channels = msgspec.json.decode(self._execute(_CHANNELS, (account,)).get)
+            found = self._execute(_ACCOUNT, (account,)).get
+        hashes = {channel: access_hash for channel, _, access_hash in channels if access_hash is not None}
+        if found is None:
+            return None, hashes
+        pts, qts, date, seq = found
+        known = {channel: channel_pts for channel, channel_pts, _ in channels if channel_pts}
+        return AccountState(pts=pts, qts=qts, date=moment(date), seq=seq, channels=known), hashes
+
+    def chat_of(self, scope: int, message_ids: Sequence[int]) -> dict[int, tuple[str, str]]:
+        """Chat and chat type of those of an account's messages that are known."""
+        ids = msgspec.json.encode(list(message_ids)).decode()
+        found = self._execute(_CHATS, (scope, ids)).get
+        return {message_id: (chat, chat_type) for message_id, chat, chat_type in msgspec.json.decode(found)}
+
+    def stats(self, cursors: Mapping[str, int]) -> JournalStats:
+        """The counts, with `cursors` for where the sinks are. A handful of point look-ups."""
+        first, last = self._execute(_BOUNDS).get
+        first, last = first or 1, last or 0
+        size = 0
+        for path in (self._path, self._path.with_name(self._path.name + "-wal")):
+            try:
+                size += path.stat().st_size
+            except FileNotFoundError:
+                continue
+        sinks = {}
+        for sink, cursor in cursors.items():
+            lag = max(0, last - max(cursor, first - 1))
+            sinks[sink] = SinkStats(cursor, lag, self._received(cursor + 1) if lag else None)
+        return JournalStats(
+            rows=last - first + 1,
+            bytes=size,
+            first_seq=first,
+            last_seq=last,
+            oldest_received=self._received(first),
+            sinks=sinks,
+        )
+
+    def stored_stats(self) -> JournalStats:
+        """The counts, with the cursors as they are on disk."""
+        require_schema(self._connection, self._path)
+        with self._snapshot():
+            return self.stats(read_cursors(self._connection))
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        self._execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._execute("ROLLBACK")
+
+    def _received(self, seq: int) -> datetime | None:
+        found = self._execute(_RECEIVED, (seq,)).get
+        return None if found is None else moment(found)
+
+
+def read_stats(path: Path) -> JournalStats:
+    """The counts of a journal that another process may have open; cursors are up to 0.2 s behind there.
+
+    Raises JournalError when there is none, or it cannot be read.
+    """
+    if not path.exists():
+        raise JournalError(f"there is no journal at {path}; it is made when the daemon first runs")
+    try:
+        reader = Reader(path)
+        try:
+            return reader.stored_stats()
+        finally:
+            reader.close()
+    except apsw.Error as error:
+        raise io_failure(path, error) from error

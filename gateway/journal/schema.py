@@ -1,0 +1,154 @@
+"""The journal's file: its tables, how a connection to it is opened, and who may have it open."""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from gateway.errors import JournalError
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_MS = 5000
+PAGE_CACHE_KIB = 8192
+WAL_KEPT_BYTES = 16 << 20  # what the WAL file is cut back to once it starts over
+
+# `seq` has no holes: a skipped row takes no number (the trigger and the conflict clause act before it is
+# chosen), and pruning goes from the oldest row up and never takes the newest. So counting rows and lags is
+# subtraction, and no number is ever used twice.
+#
+# `skip_unchanged` drops an edit whose content the message already had at that edit date: reactions and view
+# counts arrive as edits, and a late one must not bring old words back.
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY,
+    scope INTEGER NOT NULL,
+    chat INTEGER NOT NULL,
+    message_id INTEGER NOT NULL,
+    revision TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    content_hash TEXT,
+    edited_at INTEGER NOT NULL,
+    received_at INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    UNIQUE (scope, chat, message_id, revision)
+);
+CREATE TRIGGER skip_unchanged BEFORE INSERT ON events
+WHEN new.kind = 1 AND new.content_hash IS (
+    SELECT content_hash FROM events
+    WHERE scope = new.scope AND chat = new.chat AND message_id = new.message_id
+        AND content_hash IS NOT NULL AND edited_at <= new.edited_at
+    ORDER BY edited_at DESC, seq DESC LIMIT 1
+)
+BEGIN
+    SELECT RAISE(IGNORE);
+END;
+CREATE TABLE account_state (
+    account TEXT PRIMARY KEY,
+    pts INTEGER NOT NULL,
+    qts INTEGER NOT NULL,
+    date INTEGER NOT NULL,
+    seq INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE channel_state (
+    account TEXT NOT NULL,
+    channel_id INTEGER NOT NULL,
+    pts INTEGER,
+    access_hash INTEGER,
+    PRIMARY KEY (account, channel_id)
+) WITHOUT ROWID;
+CREATE TABLE peer_index (
+    scope INTEGER NOT NULL,
+    message_id INTEGER NOT NULL,
+    chat INTEGER NOT NULL,
+    chat_type TEXT NOT NULL,
+    PRIMARY KEY (scope, message_id)
+) WITHOUT ROWID;
+CREATE TABLE cursors (sink TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE quarantine (
+    sink TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (sink, seq)
+);
+"""
+
+
+def connect(path: Path, flags: int) -> apsw.Connection:
+    """A connection whose every commit is on the disk when it returns."""
+    connection = apsw.Connection(str(path), flags=flags)
+    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    for pragma in (
+        "PRAGMA synchronous = FULL",
+        "PRAGMA wal_autocheckpoint = 0",
+        "PRAGMA temp_store = MEMORY",
+        "PRAGMA mmap_size = 0",
+        f"PRAGMA cache_size = -{PAGE_CACHE_KIB}",
+        f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}",
+    ):
+        connection.execute(pragma).fetchall()
+    if connection.pragma("synchronous") != 2:
+        raise JournalError(f"SQLite refused synchronous=FULL on {path}; commits would not be durable")
+    return connection
+
+
+def require_schema(connection: apsw.Connection, path: Path) -> None:
+    """Raises JournalError unless the file holds a journal of the version this program reads and writes."""
+    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").get:
+        raise JournalError(f"{path} is an SQLite file but not a journal; move it away or name another one")
+    version = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").get
+    if version != SCHEMA_VERSION:
+        raise JournalError(
+            f"{path} has journal schema version {version}, this program knows version {SCHEMA_VERSION}; "
+            "run the version of telegram-gateway that wrote it until its sinks have caught up, "
+            "or move the file away"
+        )
+
+
+def read_cursors(connection: apsw.Connection) -> dict[str, int]:
+    """Every sink that was ever named, with the last record it has."""
+    rows: list[Any] = connection.execute("SELECT sink, seq FROM cursors").fetchall()
+    return dict(rows)
+
+
+def io_failure(path: Path, error: BaseException) -> JournalError:
+    """What the operator reads when the disk under the journal failed."""
+    if isinstance(error, apsw.NotADBError | apsw.CorruptError):
+        return JournalError(
+            f"the journal {path} is damaged ({error}); check the disk, then move the file away and "
+            "start again: Telegram sends what it still holds, backfill brings the rest"
+        )
+    return JournalError(
+        f"the journal {path} failed ({type(error).__name__}: {error}); check the disk and the file's owner, "
+        "then restart: whatever was not committed, Telegram sends again"
+    )
+
+
+def lock(path: Path) -> int:
+    """Takes the lock beside `path` and returns its descriptor. Raises JournalError when another holds it."""
+    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise JournalError(
+            f"the journal {path} is in use by process {holder or 'unknown'}; stop that one first"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def create_file(path: Path) -> None:
+    """Makes an empty file that only its owner can read, and makes sure its name survives a power cut."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
