@@ -8,7 +8,7 @@ one write and one future. The codec of everything but the publishes is pamqp's.
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pamqp.frame
 from pamqp import commands
@@ -160,8 +160,8 @@ class Publisher(asyncio.Protocol):
         self._abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports do not inherit from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(

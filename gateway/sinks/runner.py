@@ -1,4 +1,4 @@
-"""Carries journal records to one sink: cursor, batches, retries, quarantine, health and metrics, for any sink.
+"""Carries journal records to one sink: cursor, batches, retries, quarantine, health, metrics.
 
 One runner per sink, each on its own: a sink that is down is retried for ever and holds up nobody else. The
 cursor moves only after `deliver` has returned, so a crash repeats records and never skips one.
@@ -49,7 +49,7 @@ class SinkHealth:
 
 
 class SinkRunner:
-    """Delivers the journal to `sink` in batches of at most `batch_events` records and `batch_bytes` of bodies.
+    """Delivers the journal to `sink`, at most `batch_events` records and `batch_bytes` of bodies at once.
 
     A batch starts at the earliest `linger_seconds` after the one before it: a lone record goes at once, and
     under load records gather into batches that cost less each.
@@ -66,6 +66,7 @@ class SinkRunner:
     ) -> None:
         self.name = sink.name
         self._sink = sink
+        self._obstructable = sink if isinstance(sink, Obstructable) else None
         self._journal = journal
         self._batch_events = batch_events
         self._batch_bytes = batch_bytes
@@ -88,7 +89,7 @@ class SinkRunner:
 
     @property
     def health(self) -> SinkHealth:
-        obstacle = self._sink.obstacle if isinstance(self._sink, Obstructable) else None
+        obstacle = None if self._obstructable is None else self._obstructable.obstacle
         cursor = self._journal.cursor(self.name)
         return SinkHealth(
             name=self.name,
@@ -133,15 +134,16 @@ class SinkRunner:
             self._last_batch_at = started
             if records:
                 self._set_oldest(records[0].event.received_at)
+            refused = 0
             try:
                 await self._sink.deliver(records)
             except RecordsRefused as refusal:
-                await self._quarantine(records, refusal)
+                refused = await self._quarantine(records, refusal)
             if not self._up:
                 self._note_up()
             if records:
                 await self._journal.advance(self.name, records[-1].seq)
-                self._note_delivered(records, time.monotonic() - started)
+                self._note_delivered(records, refused, time.monotonic() - started)
 
     async def _next_batch(self) -> Sequence[Record]:
         """The records after the cursor, as many as a batch holds; none after a quiet IDLE_CHECK."""
@@ -163,7 +165,7 @@ class SinkRunner:
                 return records[:count]
         return records
 
-    async def _quarantine(self, records: Sequence[Record], refusal: RecordsRefused) -> None:
+    async def _quarantine(self, records: Sequence[Record], refusal: RecordsRefused) -> int:
         for record in records:
             reason = refusal.reasons.get(record.seq)
             if reason is not None:
@@ -176,9 +178,10 @@ class SinkRunner:
                     event_id=record.event.id,
                     reason=reason,
                 )
+        return len(refusal.reasons)
 
-    def _note_delivered(self, records: Sequence[Record], seconds: float) -> None:
-        self._delivered.inc(len(records))
+    def _note_delivered(self, records: Sequence[Record], refused: int, seconds: float) -> None:
+        self._delivered.inc(len(records) - refused)
         self._batch_size.observe(len(records))
         self._batch_seconds.observe(seconds)
         now = time.time()
@@ -204,7 +207,7 @@ class SinkRunner:
             self._up = False
             self._down_since = time.monotonic()
             log.error("sink_down", sink=self.name, reason=self._reason)
-        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self._attempt - 1, 16)) * random.uniform(0.5, 1)
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(self._attempt - 1, 16)) * random.uniform(0.5, 1)
         log.info(
             "sink_retry",
             sink=self.name,
