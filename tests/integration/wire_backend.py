@@ -14,6 +14,14 @@ from telethon.tl import functions, types
 from gateway.sandbox.backend import ClientSession, RpcError
 from gateway.sandbox.wire import WireServer
 
+COUNTS = """
+    chat_size_max megagroup_size_max forwarded_count_max online_update_period_ms offline_blur_timeout_ms
+    offline_idle_timeout_ms online_cloud_timeout_ms notify_cloud_delay_ms notify_default_delay_ms
+    push_chat_period_ms push_chat_limit edit_time_limit revoke_time_limit revoke_pm_time_limit rating_e_decay
+    stickers_recent_limit channels_read_media_period call_receive_timeout_ms call_ring_timeout_ms
+    call_connect_timeout_ms call_packet_timeout_ms caption_length_max message_length_max webfile_dc_id
+"""
+
 
 class TinyBackend:
     """Answers a few requests; `calls` counts them by class name."""
@@ -69,17 +77,7 @@ class TinyBackend:
 def config(wire: WireServer) -> types.Config:
     """A configuration whose only data center is the wire itself."""
     now = datetime.now(UTC).replace(microsecond=0)
-    fields: dict[str, Any] = dict.fromkeys(
-        (
-            "chat_size_max megagroup_size_max forwarded_count_max online_update_period_ms "
-            "offline_blur_timeout_ms offline_idle_timeout_ms online_cloud_timeout_ms notify_cloud_delay_ms "
-            "notify_default_delay_ms push_chat_period_ms push_chat_limit edit_time_limit revoke_time_limit "
-            "revoke_pm_time_limit rating_e_decay stickers_recent_limit channels_read_media_period "
-            "call_receive_timeout_ms call_ring_timeout_ms call_connect_timeout_ms call_packet_timeout_ms "
-            "caption_length_max message_length_max webfile_dc_id"
-        ).split(),
-        200,
-    )
+    counts = dict.fromkeys(COUNTS.split(), 200)
     return types.Config(
         date=now,
         expires=now + timedelta(hours=1),
@@ -88,7 +86,7 @@ def config(wire: WireServer) -> types.Config:
         dc_options=[types.DcOption(2, wire.host, wire.port)],
         dc_txt_domain_name="",
         me_url_prefix="https://t.me/",
-        **fields,
+        **counts,
     )
 
 
