@@ -21,7 +21,7 @@ from gateway.journal.records import AccountState, Batch, JournalStats, Record
 from gateway.journal.schema import io_failure, lock
 from gateway.journal.store import Row, Store
 from gateway.journal.tail import Tail
-from gateway.journal.writer import Append, Commit, Job, Stop, Task, Writer
+from gateway.journal.writer import Append, Commit, Job, Ping, Stop, Task, Writer
 
 CURSOR_FLUSH_SECONDS = 0.2  # what a crash may make a sink deliver again
 PRUNE_INTERVAL = timedelta(minutes=1)
@@ -181,6 +181,7 @@ class Journal:
     async def prune(self) -> int:
         """Removes what is older than the retention and behind every enabled sink; returns how many."""
         before = utc_now() - self._retention
+        self._flush_cursors()
         total = 0
         while True:
             removed = await self._on_writer(lambda store: prune_chunk(store, self._sinks, before))
@@ -196,25 +197,29 @@ class Journal:
             await asyncio.sleep(interval.total_seconds())
 
     async def stats(self) -> JournalStats:
-        """What the journal holds and how far each enabled sink is; cheap. Moves the gauges of both."""
+        """What the journal holds and how far each enabled sink is; cheap. Moves the journal's gauges."""
         names = self._sinks or tuple(self._cursors)
         stats = await self._on_reader(self._reader.stats, {sink: self.cursor(sink) for sink in names})
         metrics.JOURNAL_ROWS.set(stats.rows)
         metrics.JOURNAL_BYTES.set(stats.bytes)
-        for sink, its in stats.sinks.items():
-            oldest = its.oldest_undelivered
-            metrics.SINK_LAG_EVENTS.labels(sink).set(its.lag)
-            metrics.SINK_OLDEST_UNDELIVERED.labels(sink).set(oldest.timestamp() if oldest else 0)
         return stats
 
     async def check_writer(self) -> None:
         """Returns once the writer thread has taken a turn; a watchdog's proof that it moves."""
-        await self._on_writer(lambda store: None)
+        self._require_usable()
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._writer.submit(Ping(done))
+        await done
 
     async def wait_failed(self) -> NoReturn:
         """Raises JournalError when the disk under the journal has failed for good; waits until then."""
         await asyncio.shield(self._failed)
         raise AssertionError("a failure is always an exception")
+
+    @property
+    def full(self) -> bool:
+        """True while appends wait because the journal is at its byte limit or its disk is full."""
+        return self._writer.full
 
     @property
     def last_seq(self) -> int:

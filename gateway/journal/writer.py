@@ -51,11 +51,18 @@ class Task:
     done: Any = None
 
 
+@dataclass(slots=True, eq=False)
+class Ping:
+    """Asks for a sign of life, which a full disk must not hold up."""
+
+    done: Any
+
+
 class Stop:
     """Asks the thread to write what is queued and end."""
 
 
-Job = Append | Task | Stop
+Job = Append | Task | Ping | Stop
 
 
 @dataclass(slots=True)
@@ -106,6 +113,11 @@ class Writer:
     def submit(self, job: Job) -> None:
         self._queue.put(job)
 
+    @property
+    def full(self) -> bool:
+        """Whether appends wait for room in the journal or on its disk."""
+        return self._paused_at is not None
+
     def drain(self) -> list[Job]:
         """What was submitted after the thread had ended."""
         jobs: list[Job] = []
@@ -154,6 +166,8 @@ class Writer:
                     self._appends.append(job)
                 elif isinstance(job, Task):
                     self._tasks.append(job)
+                elif isinstance(job, Ping):
+                    self._publish(Commit(settled=[(job.done, None)]))
                 else:
                     self._stopping = True
                 job = self._queue.get_nowait()
@@ -167,8 +181,11 @@ class Writer:
         self._store.begin()
         yield commit
         self._store.commit()
+        metrics.JOURNAL_ROWS.set(self._store.last_seq - self._store.first_seq + 1)
+        self._publish(commit)
+
+    def _publish(self, commit: Commit) -> None:
         commit.first_seq, commit.last_seq = self._store.first_seq, self._store.last_seq
-        metrics.JOURNAL_ROWS.set(commit.last_seq - commit.first_seq + 1)
         self._listener.committed(commit)
 
     def _run_tasks(self) -> bool:
