@@ -41,7 +41,12 @@ async def run_once(argv: list[str], home: Path, extra: Mapping[str, str]) -> Non
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await process.communicate()
+    try:
+        output, _ = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
     if process.returncode != 0:
         raise ServerFailed(
             f"{' '.join(argv)} failed ({process.returncode}):\n{output.decode(errors='replace')}"

@@ -162,8 +162,6 @@ def _make_directory(directory: Path | None, identity: Identity) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise ConfigurationError(f"{directory} is not empty; name an empty directory, or one to be made")
-    # The servers' user passes through to what is its own; nobody may list or change anything here.
-    directory.chmod(0o711)
     if identity.switch:
         for above in directory.parents:
             if not above.stat().st_mode & 0o001:
@@ -171,4 +169,6 @@ def _make_directory(directory: Path | None, identity: Identity) -> Path:
                     f"the servers run as an unprivileged user, who cannot enter {above}; "
                     "name a directory elsewhere, such as one in /tmp"
                 )
+    # The servers' user passes through to what is its own; nobody may list or change anything here.
+    directory.chmod(0o711)
     return directory
