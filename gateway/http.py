@@ -1,6 +1,6 @@
 """The daemon's own HTTP port: `/metrics`, `/health`, `/ready` and `/status`, on loopback by default."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ _encoder = msgspec.json.Encoder()
 
 @asynccontextmanager
 async def serve(
-    address: tuple[str, int], registry: CollectorRegistry, status: Callable[[], Status]
+    address: tuple[str, int], registry: CollectorRegistry, status: Callable[[], Awaitable[Status]]
 ) -> AsyncIterator[int]:
     """Serves until the block ends; yields the port (of use when `address` asks for port 0).
 
@@ -28,15 +28,15 @@ async def serve(
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def health(_request: web.Request) -> web.Response:
-        now = status()
+        now = await status()
         return _json({"status": now.health, "problems": now.problems}, 503 if now.health == "down" else 200)
 
     async def ready(_request: web.Request) -> web.Response:
-        now = status()
+        now = await status()
         return _json({"ready": now.ready}, 200 if now.ready else 503)
 
     async def full_status(_request: web.Request) -> web.Response:
-        return _json(status(), 200)
+        return _json(await status(), 200)
 
     app = web.Application()
     app.router.add_get("/metrics", metrics)
