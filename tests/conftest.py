@@ -1,0 +1,40 @@
+"""The real servers, one set per test session, started from the configuration that is shipped."""
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from gateway.localstack import LocalStack
+
+
+@pytest_asyncio.fixture(scope="session")
+async def stack() -> AsyncIterator[LocalStack]:
+    """PostgreSQL, PgBouncer, Redis with replica and Sentinels, RabbitMQ.
+
+    Shared by all tests of a session: a test that stops a server starts it again. Without the servers it
+    fails, naming what to install; nothing is skipped.
+    """
+    async with LocalStack() as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session")
+async def postgres_dsn(stack: LocalStack) -> str:
+    """The gateway's database, directly: migrations, leases."""
+    return stack.postgres.dsn
+
+
+@pytest_asyncio.fixture(scope="session")
+async def pgbouncer_dsn(stack: LocalStack) -> str:
+    """The gateway's database through the transaction pooler."""
+    return stack.pgbouncer.dsn()
+
+
+@pytest_asyncio.fixture(scope="session")
+async def redis_url(stack: LocalStack) -> str:
+    return stack.environment["TELEGRAM_REDIS_URL"]
+
+
+@pytest_asyncio.fixture(scope="session")
+async def rabbitmq_url(stack: LocalStack) -> str:
+    return stack.environment["TELEGRAM_RABBITMQ_URL"]
