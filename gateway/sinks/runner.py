@@ -32,6 +32,7 @@ log = structlog.get_logger()
 
 FIRST_DELAY = 0.1  # seconds before the first retry; doubles from there
 LONGEST_DELAY = 5.0  # seconds; also how late a server's return is noticed
+STALLED_AFTER = 10.0  # seconds without an acknowledgement after which a sink counts as down
 IDLE_CHECK = 5.0  # seconds without a record after which the server is asked whether it still answers
 
 
@@ -77,6 +78,7 @@ class SinkRunner:
         self._down_since: float | None = None
         self._oldest: datetime | None = None
         self._last_batch_at = 0.0
+        self._delivering_since: float | None = None
         self._advanced = asyncio.Event()
         self._delivered = SINK_DELIVERED.labels(self.name)
         self._batch_seconds = SINK_BATCH_SECONDS.labels(self.name)
@@ -90,6 +92,10 @@ class SinkRunner:
     @property
     def health(self) -> SinkHealth:
         obstacle = None if self._obstructable is None else self._obstructable.obstacle
+        if obstacle is None and self._delivering_since is not None:
+            waited = time.monotonic() - self._delivering_since
+            if waited > STALLED_AFTER:
+                obstacle = f"no acknowledgement for {waited:.0f} s"
         cursor = self._journal.cursor(self.name)
         return SinkHealth(
             name=self.name,
@@ -135,10 +141,13 @@ class SinkRunner:
             if records:
                 self._set_oldest(records[0].event.received_at)
             refused = 0
+            self._delivering_since = started
             try:
                 await self._sink.deliver(records)
             except RecordsRefused as refusal:
                 refused = await self._quarantine(records, refusal)
+            finally:
+                self._delivering_since = None
             if not self._up:
                 self._note_up()
             if records:
