@@ -1,0 +1,102 @@
+"""The sink that stores every event in PostgreSQL through PgBouncer: one `telegram_gateway.ingest` a batch.
+
+The bodies go over as they are in the journal, and the database takes them apart; what it already has it
+leaves as it is. Messages of any age are accepted here, also ones that retention will soon drop.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import asyncpg
+
+from gateway.database import connect, load_migrations, require_schema
+from gateway.database.connection import Connection
+from gateway.errors import RecordsRefused, SchemaError, SinkUnavailable
+from gateway.journal import Record
+
+# Only for a server that went silent: slow statements are the server's to end (statement_timeout of the role).
+SILENCE_LIMIT = 60.0  # seconds
+
+# What is wrong with the data and will be wrong again: data exceptions, integrity violations, program limits
+# (a value too large for an index), and timescaledb's limit on what one statement may decompress.
+_DATA_ERROR_CLASSES = {"22", "23", "54"}
+_DECOMPRESSION_LIMIT = "53400"
+
+
+class _DataError(Exception):
+    """The database understood a batch and can never store it."""
+
+
+class TimescaleSink:
+    """Stores new messages, edits and deletions, and keeps the table of channels up to date."""
+
+    name = "timescaledb"
+
+    def __init__(self, dsn: str, *, password: str | None = None) -> None:
+        self._dsn = dsn
+        self._password = password
+        self._connection: Connection | None = None
+
+    async def open(self) -> None:
+        """Connects, and makes sure that the schema is the one this version writes to.
+
+        Raises SinkUnavailable when the server cannot be reached, SchemaError or ConfigurationError when a
+        person must act.
+        """
+        await self.close()
+        connection = await connect(self._dsn, self._password)
+        try:
+            await require_schema(connection, load_migrations())
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            connection.terminate()
+            raise SinkUnavailable(f"PostgreSQL does not answer: {error}") from error
+        except (SchemaError, asyncio.CancelledError):
+            connection.terminate()
+            raise
+        self._connection = connection
+
+    async def deliver(self, records: Sequence[Record]) -> None:
+        """Stores `records`. A batch that the database cannot store is halved until the culprits are found."""
+        refused: dict[int, str] = {}
+        pending = [records]
+        while pending:
+            batch = pending.pop()
+            try:
+                await self._store(batch)
+            except _DataError as error:
+                if len(batch) == 1:
+                    refused[batch[0].seq] = str(error)
+                else:
+                    middle = len(batch) // 2
+                    # The earlier half comes off the stack first: revisions are numbered in order of arrival.
+                    pending += [batch[middle:], batch[:middle]]
+        if refused:
+            raise RecordsRefused(refused)
+
+    async def close(self) -> None:
+        """Drops the connection; the server rolls back what was not committed."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def _store(self, batch: Sequence[Record]) -> None:
+        connection = self._connection
+        if connection is None:
+            raise SinkUnavailable("PostgreSQL is not connected")
+        # Rather than asyncpg's own timeout, which sends a cancel request: PgBouncer 1.18 can crash on those.
+        watchdog = asyncio.get_running_loop().call_later(SILENCE_LIMIT, connection.terminate)
+        try:
+            bodies = b"[" + b",".join([record.body for record in batch]) + b"]"
+            await connection.fetchval("SELECT telegram_gateway.ingest($1)", bodies.decode())
+        except UnicodeDecodeError as error:
+            raise _DataError(f"not UTF-8: {error.reason}") from None
+        except asyncpg.PostgresError as error:
+            code = error.sqlstate or ""
+            if code[:2] in _DATA_ERROR_CLASSES or code == _DECOMPRESSION_LIMIT:
+                # Not its detail, which quotes the row.
+                raise _DataError(f"{type(error).__name__} ({code}): {error.args[0]}") from None
+            raise SinkUnavailable(f"PostgreSQL did not store a batch ({code}): {error.args[0]}") from error
+        except (asyncpg.InterfaceError, OSError) as error:
+            raise SinkUnavailable(f"lost the connection to PostgreSQL: {error}") from error
+        finally:
+            watchdog.cancel()

@@ -1,0 +1,2 @@
+DROP VIEW telegram_gateway.messages_current;
+DROP TABLE telegram_gateway.message_revisions;

@@ -1,0 +1,3 @@
+DROP VIEW telegram_gateway.performance_metrics_realtime;
+DROP VIEW telegram_gateway.channel_health_summary;
+DROP VIEW telegram_gateway.message_processing_stats;
