@@ -141,6 +141,7 @@ class Journal:
         self._require_usable()
         if after >= self._last_seq:
             return ()
+        after = max(after, self._first_seq - 1)  # what is pruned is gone from the tail too
         if after >= self._tail.floor:
             return self._tail.after(after, limit)
         return await self._on_reader(self._reader.read, after, self._last_seq, limit)

@@ -176,13 +176,10 @@ class Writer:
 
     @contextmanager
     def _transaction(self) -> Iterator[Commit]:
-        """A transaction whose outcome the event loop hears of once it is durable."""
-        commit = Commit()
+        """What happens inside is durable at the end, and then for the caller to publish."""
         self._store.begin()
-        yield commit
+        yield Commit()
         self._store.commit()
-        metrics.JOURNAL_ROWS.set(self._store.last_seq - self._store.first_seq + 1)
-        self._publish(commit)
 
     def _publish(self, commit: Commit) -> None:
         commit.first_seq, commit.last_seq = self._store.first_seq, self._store.last_seq
@@ -195,6 +192,7 @@ class Writer:
             with self._transaction() as commit:
                 commit.settled.append((task.done, task.work(self._store)))
             self._tasks.popleft()
+            self._publish(commit)
             worked = True
         return worked
 
@@ -217,7 +215,9 @@ class Writer:
             metrics.EVENTS_DEDUPLICATED.inc(events - len(commit.records))
         for kind, count in Counter(record.event.kind for record in commit.records).items():
             metrics.EVENTS_JOURNALED.labels(kind).inc(count)
+        metrics.JOURNAL_ROWS.set(self._store.last_seq - self._store.first_seq + 1)
         self._resume()
+        self._publish(commit)
 
     def _write(self, group: Sequence[Append], commit: Commit) -> None:
         store = self._store
@@ -256,8 +256,9 @@ class Writer:
         if self._paused_at is None and self._unchecked_bytes < self._room_check_bytes:
             return True
         while self._store.live_bytes() >= self._max_bytes:
-            with self._transaction():
+            with self._transaction() as commit:
                 removed = prune_chunk(self._store, self._sinks, None)
+            self._publish(commit)
             if not removed:
                 self._pause("the journal is at its byte limit; not every sink has taken its oldest events")
                 return False
