@@ -8,6 +8,7 @@ every single change must be there, which holds as long as the connection to Tele
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import asyncpg
 import redis.asyncio as aioredis
@@ -119,7 +120,7 @@ async def compare_cache(url: str, truth: Sequence[TruthEvent]) -> Comparison:
                         problems.append(f"{_name(key)} is there although it was deleted")
                 elif body is None:
                     problems.append(f"{_name(key)} is missing")
-                elif decode(bytes(body)).content != message.words:
+                elif decode(cast("bytes", body)).content != message.words:
                     problems.append(f"{_name(key)} has old or other words")
                 else:
                     delivered += 1

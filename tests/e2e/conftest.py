@@ -1,7 +1,10 @@
 """From the sandbox to every sink: a fresh world, a fresh gateway process and empty stores for each test."""
 
+import asyncio
+import random
+import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aio_pika
@@ -9,77 +12,76 @@ import asyncpg
 import pytest_asyncio
 import redis.asyncio as aioredis
 
-from gateway.demo.comparison import compare_cache, compare_database, compare_queue
+from gateway.demo.comparison import compare_cache, compare_database, compare_queue, expectations
 from gateway.demo.consumer import SampleConsumer
-from gateway.demo.process import GatewayProcess
+from gateway.demo.process import POLL_SECONDS, GatewayProcess
 from gateway.localstack import LocalStack
 from gateway.sandbox import Sandbox
 from tests.e2e.world import PHONE, TradingWorld
 
 SINKS = 3
+QUEUE = "telegram.consumer.e2e"
+PATIENCE_SECONDS = 90.0
 
 
 @dataclass
 class Rig:
-    """One running arrangement, and the question all end-to-end tests end with."""
+    """One running arrangement, and the question that every end-to-end test ends with."""
 
     sandbox: Sandbox
     world: TradingWorld
     gateway: GatewayProcess
     consumer: SampleConsumer
     stack: LocalStack
+    since: int  # the world's position when the gateway was ready: what came before is not its business
+    random: random.Random = field(default_factory=lambda: random.Random(11))
 
-    async def settle(self) -> None:
-        """Returns once the gateway has fetched everything and every sink and the consumer have it."""
-        await self.world.wait_captured(self.gateway)
-        await self.gateway.wait_delivered(SINKS)
-        await self.world.wait_consumed(self.consumer)
+    async def traffic(self, rate: float, count: int) -> None:
+        """`count` mixed changes all over the world, at `rate` a second."""
+        await self.sandbox.traffic.run(rate, count=count)
 
     async def assert_everything_arrived(self, *, exact: bool = False) -> None:
-        """Fails with every difference between the ground truth and a sink."""
-        truth = self.sandbox.truth(self.world.account)
+        """Waits for it; fails with every difference that is left between the ground truth and a sink."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (problems := await self._problems(exact)) and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_SECONDS * 25)
+        assert not problems, f"{len(problems)} problems, the first: " + "; ".join(problems[:10])
+
+    async def _problems(self, exact: bool) -> list[str]:
+        truth = self.sandbox.truth(self.world.account, self.since)
+        assert expectations(truth), "the world was silent: nothing would be compared"
         environment = self.stack.environment
         results = [
-            await compare_database(environment["TELEGRAM_DB_DIRECT_DSN"], truth, exact=exact),
-            await compare_cache(environment["TELEGRAM_REDIS_URL"], truth),
             compare_queue(self.consumer, truth, exact=exact),
+            await compare_cache(environment["TELEGRAM_REDIS_URL"], truth),
+            await compare_database(environment["TELEGRAM_DB_DIRECT_DSN"], truth, exact=exact),
         ]
-        problems = [f"{result.sink}: {problem}" for result in results for problem in result.problems]
-        assert not problems, f"{len(problems)} problems, the first: " + "; ".join(problems[:10])
-        assert all(result.delivered == result.expected for result in results)
-
-
-@pytest_asyncio.fixture(scope="session")
-async def migrated_stack(stack: LocalStack) -> LocalStack:
-    """The servers, with the schema in place."""
-    from gateway.database.migrate import migrate
-
-    await migrate(stack.postgres.dsn)
-    return stack
+        return [f"{result.sink}: {problem}" for result in results for problem in result.problems]
 
 
 @pytest_asyncio.fixture
-async def rig(migrated_stack: LocalStack, tmp_path: Path) -> AsyncIterator[Rig]:
+async def rig(stack: LocalStack, tmp_path: Path) -> AsyncIterator[Rig]:
     """A logged-in, running gateway with all three sinks, and a consumer bound to every chat."""
-    await _empty(migrated_stack)
     async with Sandbox(state_dir=tmp_path / "sandbox") as sandbox:
         world = TradingWorld(sandbox)
         gateway = GatewayProcess(
             tmp_path,
             {
-                **migrated_stack.environment,
+                **stack.environment,
                 "TELEGRAM_API_ID": "1",
                 "TELEGRAM_API_HASH": "sandbox",
                 "TELEGRAM_SERVER": f"{sandbox.host}:{sandbox.port}",
                 "TELEGRAM_SERVER_PUBLIC_KEY": str(sandbox.public_key_path),
             },
         )
-        consumer = SampleConsumer(migrated_stack.environment["TELEGRAM_RABBITMQ_URL"], name="e2e")
+        await gateway.command("db", "migrate")
+        await _empty(stack)
+        consumer = SampleConsumer(stack.environment["TELEGRAM_RABBITMQ_URL"], name=QUEUE.rpartition(".")[2])
         async with consumer.running():
             try:
                 await gateway.login(PHONE)
                 await gateway.start()
-                yield Rig(sandbox, world, gateway, consumer, migrated_stack)
+                yield Rig(sandbox, world, gateway, consumer, stack, sandbox.world.position)
             finally:
                 await gateway.close()
 
@@ -96,7 +98,6 @@ async def _empty(stack: LocalStack) -> None:
     client: aioredis.Redis = aioredis.from_url(stack.environment["TELEGRAM_REDIS_URL"])
     await client.flushall()
     await client.aclose()
-    broker = await aio_pika.connect(stack.environment["TELEGRAM_RABBITMQ_URL"])
-    async with broker:
+    async with await aio_pika.connect(stack.environment["TELEGRAM_RABBITMQ_URL"]) as broker:
         channel = await broker.channel()
-        await channel.queue_delete("telegram.consumer.e2e")
+        await channel.queue_delete(QUEUE)
