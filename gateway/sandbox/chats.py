@@ -1,0 +1,100 @@
+"""A chat of the sandbox's world: private chat, basic group, supergroup or channel."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gateway.sandbox.messages import Entry, Message
+from gateway.sandbox.updates import UpdateLog
+from gateway.sandbox.users import User
+
+ChatKind = Literal["private", "group", "supergroup", "channel"]
+
+GENERAL_TOPIC = 1
+
+
+@dataclass(slots=True, eq=False)
+class Topic:
+    """A forum topic; its id is the id of the service message that opened it."""
+
+    id: int
+    title: str
+    date: int
+    creator: User | None
+    top_message: int
+
+
+@dataclass(slots=True, eq=False)
+class Chat:
+    """`id` is bare, `ref` is what the control interface and the truth call the chat.
+
+    `messages` holds the newest revision of every message that was not deleted, by the chat's own ids, and
+    `ids` the same ids in order.
+    """
+
+    kind: ChatKind
+    id: int
+    title: str
+    date: int
+    log: UpdateLog
+    username: str | None = None
+    forum: bool = False
+    signatures: bool = False
+    members: dict[int, User] = field(default_factory=dict)
+    creator: User | None = None
+    messages: dict[int, Message] = field(default_factory=dict)
+    ids: list[int] = field(default_factory=list)
+    next_message_id: int = 1
+    topics: dict[int, Topic] = field(default_factory=dict)
+    records: list[Entry] = field(default_factory=list)
+    version: int = 1
+    migrated_to: Chat | None = None
+
+    @property
+    def is_channel(self) -> bool:
+        """Whether it numbers its messages itself and has its own pts (channels and supergroups)."""
+        return self.kind in ("channel", "supergroup")
+
+    @property
+    def marked_id(self) -> int:
+        """The id by which Telegram libraries tell kinds apart; not for private chats, which have two."""
+        return -1_000_000_000_000 - self.id if self.is_channel else -self.id
+
+    @property
+    def ref(self) -> str:
+        if self.kind == "private":
+            return ":".join(str(user_id) for user_id in self.members)
+        return str(self.marked_id)
+
+    def marked_id_for(self, viewer: User) -> int:
+        """As `marked_id`; a private chat is known by the other person's id."""
+        return self.other(viewer).id if self.kind == "private" else self.marked_id
+
+    def other(self, viewer: User) -> User:
+        """Whom the viewer talks to in a private chat: oneself, in the chat with oneself."""
+        return next((user for user in self.members.values() if user is not viewer), viewer)
+
+    def remove(self, message_id: int) -> Message | None:
+        """Forgets a message; None when there is none of this id."""
+        message = self.messages.pop(message_id, None)
+        if message is not None:
+            del self.ids[bisect_left(self.ids, message_id)]
+        return message
+
+    def ids_for(self, viewer: User) -> list[int]:
+        """The ids of the messages that the viewer can find, oldest first, as the viewer counts."""
+        return self.ids if self.is_channel else viewer.ids_by_chat.get(self, [])
+
+    def message_for(self, viewer: User, message_id: int) -> Message | None:
+        """The message that the viewer knows by this id."""
+        if self.is_channel:
+            return self.messages.get(message_id)
+        chat, own_id = viewer.mailbox.get(message_id, (None, 0))
+        return self.messages.get(own_id) if chat is self else None
+
+    def top_for(self, viewer: User) -> Message | None:
+        """The newest message that the viewer can find."""
+        ids = self.ids_for(viewer)
+        return self.message_for(viewer, ids[-1]) if ids else None
