@@ -1,4 +1,4 @@
-"""`telegram-gateway db`: runs the numbered files of `sql/` on a direct connection, never through the pooler."""
+"""`telegram-gateway db`: runs the files of `sql/` on a direct connection, never through the pooler."""
 
 import asyncio
 import json
@@ -71,6 +71,7 @@ async def _status(settings: Settings, as_json: bool) -> None:
             report = {
                 "timescaledb": timescaledb,
                 "hypertable": await migrator.is_hypertable(),
+                "retention": await migrator.retention(),
                 "current": all(step.state == "applied" for step in steps),
                 "migrations": [
                     {
@@ -95,7 +96,7 @@ async def _status(settings: Settings, as_json: bool) -> None:
 async def _say_kind(migrator: Migrator, settings: Settings) -> None:
     keep = settings.db_retention
     if await migrator.is_hypertable():
-        kept = f"kept for {keep.total_seconds() / 86400:g} days" if keep else "kept for ever"
+        kept = f"kept for {await migrator.retention() or 'ever'}"
         click.echo(f"TimescaleDB {await migrator.timescaledb_version()}: messages is a hypertable, {kept}")
         return
     click.echo("no TimescaleDB: messages is a plain table, without chunks or compression")

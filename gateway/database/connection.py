@@ -10,6 +10,13 @@ from gateway.errors import ConfigurationError, SinkUnavailable
 
 CONNECT_TIMEOUT = 10.0  # seconds
 
+_POOLER_REFUSALS = (
+    "SASL authentication failed",
+    "password authentication failed",
+    "no such database",
+    "no such user",
+)
+
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
@@ -19,8 +26,11 @@ async def connect(dsn: str, password: str | None = None, *, setting: str = "TELE
     `setting` names, in errors, where the operator wrote `dsn`. Raises SinkUnavailable when the server cannot
     be reached now, ConfigurationError when it never will be with these settings.
     """
-    parts = urlsplit(dsn)
-    where = f"{parts.hostname}:{parts.port or 5432}"
+    try:
+        parts = urlsplit(dsn)
+        where = f"{parts.hostname}:{parts.port or 5432}"
+    except ValueError as error:
+        raise ConfigurationError(f"{setting} is not usable: {error}") from None
     try:
         return await asyncpg.connect(
             dsn,
@@ -41,6 +51,14 @@ async def connect(dsn: str, password: str | None = None, *, setting: str = "TELE
             f"PostgreSQL at {where} has no database {unquote(parts.path.lstrip('/'))}; "
             f"create it, or correct {setting}"
         ) from None
+    except asyncpg.ProtocolViolationError as error:
+        # PgBouncer's one code for everything, from a wrong password to a server that is down.
+        if str(error).startswith(_POOLER_REFUSALS):
+            raise ConfigurationError(
+                f"PgBouncer at {where} refuses: {error}; check TELEGRAM_DB_PASSWORD, user and database in "
+                f"{setting}, and PgBouncer's own list of users"
+            ) from None
+        raise SinkUnavailable(f"PgBouncer at {where} cannot reach PostgreSQL: {error}") from error
     except (asyncpg.PostgresError, OSError, TimeoutError) as error:
         reason = str(error) or f"no answer within {CONNECT_TIMEOUT:.0f} s"
         raise SinkUnavailable(f"cannot connect to PostgreSQL at {where} ({setting}): {reason}") from error

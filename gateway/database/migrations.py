@@ -171,6 +171,16 @@ class Migrator:
         )
         return found
 
+    async def retention(self) -> str | None:
+        """How long messages are kept before TimescaleDB drops them, or None when it drops none."""
+        if await self.timescaledb_version() is None:
+            return None
+        keep: str | None = await self._connection.fetchval(
+            "SELECT config ->> 'drop_after' FROM timescaledb_information.jobs "
+            "WHERE proc_name = 'policy_retention' AND hypertable_schema = 'telegram_gateway'"
+        )
+        return keep
+
     async def set_retention(self, keep: timedelta | None) -> None:
         """Has the database drop messages older than `keep`, or none. Nothing to do before version 8."""
         if await self._connection.fetchval("SELECT to_regproc('telegram_gateway.set_retention') IS NULL"):
