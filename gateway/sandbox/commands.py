@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,12 +28,15 @@ class Commands:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._world = sandbox.world
-        self._traffic: asyncio.Task[int] | None = None
 
     def user(self, user_id: int) -> User:
+        if int(user_id) not in self._world.users:
+            raise ValueError(f"there is no user {user_id}; GET / lists them")
         return self._world.users[int(user_id)]
 
     def chat(self, ref: str | int) -> Chat:
+        if str(ref) not in self._world.chats:
+            raise ValueError(f"there is no chat {ref!r}; GET / lists them")
         return self._world.chat(ref)
 
     def describe(self) -> dict[str, Any]:
@@ -64,7 +66,7 @@ class Commands:
             "made": traffic.made,
             "rate": round(traffic.rate, 3),
             "by_kind": dict(traffic.by_kind),
-            "running": self._traffic is not None and not self._traffic.done(),
+            "running": traffic.running,
             "faults": dict(self._sandbox.faults.injected),
         }
 
@@ -162,25 +164,18 @@ class Commands:
         wait: bool = False,
     ) -> dict[str, Any]:
         """Starts traffic in place of what runs; with `wait` it answers when `count` is reached."""
-        await self.stop_traffic()
-        run = self._sandbox.traffic.run(
+        await self._sandbox.traffic.start(
             rate,
             count=count,
             mix=Mix.of(mix or {}),
             chats=None if chats is None else [self.chat(ref) for ref in chats],
         )
-        self._traffic = asyncio.get_running_loop().create_task(run)
         if wait and count is not None:
-            await self._traffic
+            await self._sandbox.traffic.finish()
         return self.stats()
 
     async def stop_traffic(self) -> dict[str, Any]:
-        if self._traffic is not None:
-            self._traffic.cancel()
-            await asyncio.wait([self._traffic])
-            running, self._traffic = self._traffic, None
-            if not running.cancelled():
-                running.result()
+        await self._sandbox.traffic.stop()
         return self.stats()
 
     def accept_login(self, token: str, user: int) -> None:

@@ -49,7 +49,6 @@ class ControlServer:
         self._port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        await self._commands.stop_traffic()
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -18,6 +18,8 @@ DEFAULT_LOG_LIMIT = 10_000  # entries
 _FIRST_USER_ID = 700_000_001
 _FIRST_GROUP_ID = 400_000_001
 _FIRST_CHANNEL_ID = 1_600_000_001
+_CHATS_A_GENERATION = 10_000
+_MESSAGES_A_GENERATION = 1_000_000
 
 
 class Listener(Protocol):
@@ -39,7 +41,11 @@ class _NoListener:
 
 
 class Directory:
-    """The same seed and the same calls give the same ids and hashes, so a new process knows its clients."""
+    """The same seed and the same calls give the same ids and hashes, so a new process knows its clients.
+
+    A new process starts a new world, though. Its `generation` moves chats and private messages to ids that
+    no client has seen yet; users keep theirs, and with them their logins.
+    """
 
     def __init__(
         self,
@@ -47,7 +53,9 @@ class Directory:
         seed: int = 0,
         clock: Callable[[], float] = time.time,
         log_limit: int = DEFAULT_LOG_LIMIT,
+        generation: int = 0,
     ) -> None:
+        self._generation = generation
         self.default_code = DEFAULT_CODE
         self.log_limit = log_limit
         self.difference_limit = 100  # entries in one answer; more come as slices
@@ -77,10 +85,12 @@ class Directory:
         code: str | None = None,
     ) -> User:
         """A person, or a bot when there is a `bot_token`. `code` is the login code, 12345 unless told."""
+        first_message = 1 + self._generation * _MESSAGES_A_GENERATION
         user = User(
             _FIRST_USER_ID + len(self.users),
             first_name,
-            UpdateLog(self.log_limit),
+            UpdateLog(self.log_limit, first_message),
+            next_message_id=first_message,
             phone="".join(filter(str.isdigit, phone)) if phone else None,
             username=username,
             password=password,
@@ -92,7 +102,7 @@ class Directory:
 
     def add_group(self, title: str, members: Iterable[User]) -> Chat:
         """A basic group; the first member is its creator."""
-        chat = self._new_chat("group", _FIRST_GROUP_ID + len(self.groups), title, members)
+        chat = self._new_chat("group", self._next_id(_FIRST_GROUP_ID, self.groups), title, members)
         self.groups[chat.id] = chat
         return chat
 
@@ -103,7 +113,7 @@ class Directory:
     def _add_channel(
         self, kind: ChatKind, title: str, members: Iterable[User], username: str | None, forum: bool = False
     ) -> Chat:
-        chat = self._new_chat(kind, _FIRST_CHANNEL_ID + len(self.channels), title, members)
+        chat = self._new_chat(kind, self._next_id(_FIRST_CHANNEL_ID, self.channels), title, members)
         chat.username = username
         chat.forum = forum
         self.channels[chat.id] = chat
@@ -149,6 +159,9 @@ class Directory:
             ).digest()
             known = self._hashes[key] = int.from_bytes(digest, "little", signed=True) or 1
         return known
+
+    def _next_id(self, first: int, existing: dict[int, Chat]) -> int:
+        return first + self._generation * _CHATS_A_GENERATION + len(existing)
 
     def _new_chat(self, kind: ChatKind, chat_id: int, title: str, members: Iterable[User]) -> Chat:
         chat = Chat(kind, chat_id, title, self.now(), UpdateLog(self.log_limit))

@@ -23,7 +23,8 @@ from gateway.sandbox.world import World
 class Sandbox:
     """A loopback Telegram.
 
-    `state_dir` keeps the keys and logins of its clients; the world lives as long as this object.
+    `state_dir` keeps the keys and logins of its clients; the world lives as long as this object, and the
+    next one in the same directory is a new world with new chats.
     `control_port` opens the HTTP control interface (0: any free port).
     """
 
@@ -37,7 +38,7 @@ class Sandbox:
         seed: int = 0,
     ) -> None:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.world = World(seed=seed)
+        self.world = World(seed=seed, generation=_next_generation(state_dir))
         self.delivery = Delivery(self.world)
         self.accounts = Accounts(self.world, self.delivery, state_dir)
         self.faults = SandboxFaults(self.delivery, self.accounts, seed)
@@ -58,6 +59,7 @@ class Sandbox:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.traffic.stop()
         if self._control is not None:
             await self._control.stop()
         await self.wire.__aexit__(kind, error, trace)
@@ -103,3 +105,11 @@ class Sandbox:
         return WireServer(
             Api(self._services), state_dir=self._state_dir, host=host, port=port, faults=self.faults
         )
+
+
+def _next_generation(state_dir: Path) -> int:
+    """How many worlds this directory has seen before."""
+    file = state_dir / "generation"
+    generation = int(file.read_text()) if file.exists() else 0
+    file.write_text(str(generation + 1))
+    return generation

@@ -61,11 +61,16 @@ class Traffic:
         self.by_kind: Counter[str] = Counter()
         self.made = 0
         self._started = self._ended = 0.0
+        self._task: asyncio.Task[int] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._started > self._ended
 
     @property
     def rate(self) -> float:
         """Changes a second over the last run, up to now while it runs."""
-        elapsed = (self._ended or time.monotonic()) - self._started
+        elapsed = (time.monotonic() if self.running else self._ended) - self._started
         return self.made / elapsed if elapsed > 0 else 0.0
 
     async def run(
@@ -82,7 +87,7 @@ class Traffic:
         start, so a late one does not slow down those that follow. Raises ValueError where no chat fits.
         """
         choices = self._choices(mix, chats)
-        self.made, self._started, self._ended = 0, time.monotonic(), 0.0
+        self.made, self._started = 0, time.monotonic()
         self.by_kind.clear()
         try:
             while count is None or self.made < count:
@@ -96,6 +101,33 @@ class Traffic:
         finally:
             self._ended = time.monotonic()
         return self.made
+
+    async def start(
+        self,
+        rate: float,
+        *,
+        count: int | None = None,
+        mix: Mix = MIXED,
+        chats: Sequence[Chat] | None = None,
+    ) -> None:
+        """As `run`, in the background and in place of what runs there; `finish` or `stop` ends it."""
+        await self.stop()
+        self._task = asyncio.get_running_loop().create_task(self.run(rate, count=count, mix=mix, chats=chats))
+
+    async def finish(self) -> None:
+        """Waits until what `start` began has made its count. Raises what it failed with."""
+        if self._task is not None:
+            await self._task
+
+    async def stop(self) -> None:
+        """Ends what `start` began. Raises what it failed with."""
+        if self._task is None:
+            return
+        task, self._task = self._task, None
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
 
     def _choices(self, mix: Mix, chats: Sequence[Chat] | None) -> dict[str, tuple[float, list[Chat]]]:
         """The chats to choose from, by kind, with each kind's weight."""

@@ -13,11 +13,10 @@ class UpdateLog:
 
     __slots__ = ("_floor", "entries", "limit", "pts")
 
-    def __init__(self, limit: int) -> None:
-        self.pts = 1
+    def __init__(self, limit: int, pts: int = 1) -> None:
+        self.pts = self._floor = pts
         self.limit = limit
         self.entries: list[Entry] = []
-        self._floor = 1
 
     def advance(self, count: int) -> int:
         """The pts of the next entry."""
