@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from telethon import TelegramClient, errors, events
 from telethon.crypto import rsa
 from telethon.network import ConnectionTcpAbridged, ConnectionTcpFull, ConnectionTcpIntermediate
@@ -159,14 +160,30 @@ async def test_pushes_arrive_all_and_in_order(
     assert await updates.until(3_000) == list(range(1, 3_001))
 
 
-async def test_errors_of_the_world_reach_the_caller(client: TelegramClient) -> None:
+async def test_errors_of_the_world_reach_the_caller(client: TelegramClient, raw: RawClient) -> None:
     with pytest.raises(errors.FloodWaitError) as flood:
         await client(functions.contacts.GetBlockedRequest(0, 1))
     assert flood.value.seconds == 77
-    client._request_retries = 1
-    with pytest.raises((errors.ServerError, ValueError)):
-        await client(functions.help.GetNearestDcRequest())
-    assert await client(STATUS)
+    mistake = await raw.call(functions.help.GetNearestDcRequest())
+    assert (mistake.error_code, mistake.error_message) == (500, "INTERNAL_SERVER_ERROR")
+    assert await raw.call(STATUS) is True
+
+
+async def test_the_server_runs_on_uvloop_too(tmp_path: Path) -> None:
+    async def scenario() -> list[int]:
+        backend = TinyBackend()
+        async with WireServer(backend, state_dir=tmp_path) as wire, RawClient(wire) as raw:
+            await raw.exchange_keys()
+            await raw.call(STATUS)
+            (session,) = wire.sessions
+            wire.faults.stall(0.05)
+            push(session, 1, 2, 3)
+            received = [(await raw.receive(types.UpdateShort))[2].update.user_id for _ in range(3)]
+            wire.drop_connections()
+            await raw.closed()
+            return received
+
+    assert await asyncio.to_thread(lambda: uvloop.run(scenario())) == [1, 2, 3]
 
 
 async def test_rotated_salts_cost_no_request_and_repeat_none(

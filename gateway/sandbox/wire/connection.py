@@ -6,7 +6,7 @@ Between the event loop's transport and the session (`session.py`) that the clien
 import asyncio
 import struct
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import structlog
 
@@ -64,11 +64,10 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         if self._server.faults.refuses_connection():
-            transport.abort()
+            self._transport.abort()
             return
         self._server.connections.add(self)
         self.apply_stall()

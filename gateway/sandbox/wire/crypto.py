@@ -9,6 +9,7 @@ import struct
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 
 from telethon.crypto import AES
@@ -101,5 +102,6 @@ class Salts:
         return int(time.time() / _SALT_PERIOD) + self._skipped
 
     @staticmethod
+    @lru_cache(maxsize=4096)
     def _at(key: AuthKey, epoch: int) -> int:
         return int.from_bytes(sha256(key.secret + _KEY_ID.pack(epoch)).digest()[:8], "little", signed=True)
