@@ -103,9 +103,10 @@ class Journal:
     ) -> None:
         """Writes what is queued and the cursors, then closes. Appends without room raise JournalError."""
         self._flush_cursors()
-        self._writer.submit(Stop())
         self._refuse(JournalError(f"the journal {self.path} is closed"))
+        # The writer goes last: only the last connection to close can empty the WAL.
         await self._loop.run_in_executor(self._threads, self._reader.close)
+        self._writer.submit(Stop())
         await self._ended
         self._writer.join()
         self._threads.shutdown()

@@ -4,8 +4,8 @@ Each method is one statement that answers with one row. SQLite gives the interpr
 and on a busy event loop getting it back for each of a thousand rows would take longer than the reading.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -43,7 +43,8 @@ class Reader:
         self._execute = self._connection.execute
 
     def close(self) -> None:
-        self._connection.close()
+        with contextlib.suppress(apsw.Error):  # it has nothing to lose
+            self._connection.close()
 
     def read(self, after: int, last: int, limit: int) -> list[Record]:
         """Up to `limit` records above `after` and not above `last`, in order."""
@@ -99,7 +100,7 @@ class Reader:
         with self._snapshot():
             return self.stats(read_cursors(self._connection))
 
-    @contextmanager
+    @contextlib.contextmanager
     def _snapshot(self) -> Iterator[None]:
         self._execute("BEGIN")
         try:

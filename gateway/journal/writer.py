@@ -3,12 +3,12 @@
 There is no timer that waits for more: while one commit waits for the disk, the next group gathers.
 """
 
+import contextlib
 import queue
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -135,7 +135,8 @@ class Writer:
         except (apsw.Error, OSError) as error:
             failure = io_failure(self._store.path, error)
         finally:
-            self._store.close()
+            with contextlib.suppress(apsw.Error):  # all that is committed is in the WAL
+                self._store.close()
             self._listener.ended(failure, [*self._tasks, *self._appends])
 
     def _run(self) -> None:
@@ -174,7 +175,7 @@ class Writer:
         except queue.Empty:
             return
 
-    @contextmanager
+    @contextlib.contextmanager
     def _transaction(self) -> Iterator[Commit]:
         """What happens inside is durable at the end, and then for the caller to publish."""
         self._store.begin()
