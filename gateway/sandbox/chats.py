@@ -26,7 +26,7 @@ class Topic:
     top_message: int
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Chat:
     """`id` is bare, `ref` is what the control interface and the truth call the chat.
 
@@ -51,6 +51,9 @@ class Chat:
     records: list[Entry] = field(default_factory=list)
     version: int = 1
     migrated_to: Chat | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.ref} {self.title!r}>"
 
     @property
     def is_channel(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,12 +37,15 @@ class Delivery:
         self._user_bytes: dict[tuple[User, User], bytes] = {}
         self._chat_bytes: dict[tuple[User, Chat], tuple[int, bytes]] = {}
         self._answering: tuple[ClientSession, User, list[Entry]] | None = None
+        self._attached = asyncio.Event()
         world.listener = self
 
     def attach(self, user: User, session: ClientSession) -> None:
         """From now on the session gets the user's updates."""
         self._live.setdefault(user, {})[session] = None
         self._known.setdefault(session, set())
+        self._attached.set()
+        self._attached.clear()
 
     def detach(self, session: ClientSession) -> None:
         self._known.pop(session, None)
@@ -52,6 +56,11 @@ class Delivery:
 
     def sessions(self, user: User) -> list[ClientSession]:
         return list(self._live.get(user, ()))
+
+    async def connected(self, user: User) -> None:
+        """Returns once a session of the user is live."""
+        while user not in self._live:
+            await self._attached.wait()
 
     def view(self, user: User) -> View:
         view = self._views.get(user)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Any
 
 from telethon.tl import types
@@ -49,6 +50,11 @@ def _user_id(value: Any) -> int | None:
         return value
     user_id: int | None = getattr(value, "user_id", None)
     return user_id
+
+
+def timestamp(date: datetime | None) -> int:
+    """A date out of a request; clients that give none send the epoch."""
+    return int(date.timestamp()) if date is not None else 0
 
 
 def snake(name: str) -> str:

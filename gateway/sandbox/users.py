@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gateway.sandbox.chats import Chat
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class User:
     """A person or a bot. `phone` holds digits only; `password` is the two-step one."""
 
@@ -39,6 +39,9 @@ class User:
     # The ground truth of what only this account saw, and from where to where it was in each channel.
     records: list[Entry] = field(default_factory=list)
     windows: dict[Chat, list[tuple[int, int | None]]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<user {self.id} {self.first_name!r}>"
 
     @property
     def is_bot(self) -> bool:

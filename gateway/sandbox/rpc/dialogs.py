@@ -72,8 +72,8 @@ def _start(call: Call, mine: list[Chat], request: Any) -> int:
         last = call.chat_named(request.offset_peer)
         if last in mine:
             return mine.index(last) + 1
-    if request.offset_date:
-        before = int(request.offset_date.timestamp())
+    before = tl.timestamp(request.offset_date)
+    if before:
         return sum(1 for chat in mine if _order(call, chat)[0] >= before)
     return 0
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from telethon.tl import functions, types
 
+from gateway.sandbox import tl
 from gateway.sandbox.chats import Chat
 from gateway.sandbox.messages import Message
 from gateway.sandbox.rpc.call import Call, Handlers
@@ -117,8 +118,8 @@ def _page(call: Call, chat: Chat, ids: list[int], request: Any, offset_date: Any
     is negative.
     """
     older = bisect_left(ids, request.offset_id) if request.offset_id else len(ids)
-    if offset_date and not request.offset_id:
-        before = int(offset_date.timestamp())
+    before = tl.timestamp(offset_date)
+    if before and not request.offset_id:
         older = bisect_left(ids, before, key=lambda message_id: _date(call, chat, message_id))
     end = older - request.add_offset
     start = max(end - min(max(request.limit, 0), _PAGE_LIMIT), 0)

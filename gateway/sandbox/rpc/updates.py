@@ -6,6 +6,7 @@ from typing import Any
 
 from telethon.tl import functions, types
 
+from gateway.sandbox import tl
 from gateway.sandbox.backend import RpcError
 from gateway.sandbox.chats import Chat
 from gateway.sandbox.messages import Entry
@@ -31,7 +32,7 @@ def get_difference(call: Call, request: Any) -> Any:
     if request.pts_total_limit is not None and len(entries) > request.pts_total_limit:
         return types.updates.DifferenceTooLong(log.pts)
     limit = min(call.world.difference_limit, request.pts_limit or call.world.difference_limit)
-    hints = _channel_hints(call, int(request.date.timestamp()) if request.date else 0)
+    hints = _channel_hints(call, tl.timestamp(request.date))
     if not entries and not hints:
         return types.updates.DifferenceEmpty(call.world.now(), call.me.seq)
     part, is_last = entries[:limit], len(entries) <= limit
