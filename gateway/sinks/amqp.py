@@ -248,7 +248,12 @@ class Publisher(asyncio.Protocol):
         if now - self._received_at > 2 * heartbeat:
             self._fail(AmqpError(f"the broker has been silent for {2 * heartbeat} s"))
         elif self._owed and self.blocked is None and now - self._progress_at > CONFIRM_TIMEOUT:
-            self._fail(AmqpError(f"the broker has confirmed nothing for {CONFIRM_TIMEOUT:g} s"))
+            self._fail(
+                AmqpError(
+                    f"the broker has confirmed nothing for {CONFIRM_TIMEOUT:g} s; it is frozen, overloaded, "
+                    "or a bound quorum queue has no leader"
+                )
+            )
         if self._error is not None:
             return
         if now - self._sent_at >= heartbeat / 2 - 1:

@@ -254,7 +254,7 @@ async def test_a_broker_that_blocks_publishers_is_down_with_its_reason_and_loses
             try:
                 await journal.append(Batch("main", [new(message) for message in range(2, 12)]))
                 async with asyncio.timeout(10):
-                    while runner.health.up:  # noqa: ASYNC110
+                    while runner.health.up:
                         await asyncio.sleep(0.05)
                 assert runner.health.reason is not None
                 assert "blocks publishers (low on memory)" in runner.health.reason
@@ -282,7 +282,7 @@ async def test_a_broker_frozen_in_the_middle_of_a_batch_repeats_and_never_swaps(
             stack.rabbitmq.pause()
             try:
                 async with asyncio.timeout(15):
-                    while runner.health.up:  # noqa: ASYNC110
+                    while runner.health.up:
                         await asyncio.sleep(0.05)
                 assert runner.health.reason is not None
                 assert "confirmed nothing" in runner.health.reason
@@ -302,10 +302,16 @@ async def test_a_broker_killed_under_load_repeats_and_never_swaps(
     expected = [new(message, channel=f"-100{message % 3}") for message in range(1, 3001)]
     async with Journal(tmp_path / "journal.db", sinks=("rabbitmq",)) as journal:
         runner = SinkRunner(RabbitMQSink(stack.rabbitmq.url), journal, batch_events=300)
-        await journal.append(Batch("main", expected))
+        await journal.append(Batch("main", expected[:1500]))
         async with running(runner):
             async with asyncio.timeout(20):
                 await runner.wait_caught_up(300)
+            # RabbitMQ 3.10 itself never finds a leader again for a quorum queue that was declared within
+            # about a second before the crash.
+            await asyncio.sleep(3)
+            await journal.append(Batch("main", expected[1500:]))
+            async with asyncio.timeout(20):
+                await runner.wait_caught_up(1800)
             await stack.rabbitmq.kill()
             await stack.rabbitmq.start()
             await until_caught_up(runner, journal)
