@@ -132,7 +132,7 @@ class Login:
                 self._sessions.store(self._account, session.stored())
             except errors.FloodWaitError as error:
                 raise LoginFailed(
-                    f"Telegram allows no login for {error.seconds} s after too many tries; wait, then try again"
+                    f"Telegram allows no login for {error.seconds} s after too many tries; wait first"
                 ) from None
             except errors.ApiIdInvalidError:
                 raise ConfigurationError(

@@ -1,8 +1,9 @@
 """Telethon's update sequencer, extended to forget nothing: it knows what moved and what must be asked again.
 
-Telethon ends a failed difference as if it were done, drops a channel whose access hash it lacks, and never
-asks again after a reconnect. Here each of these leaves the sequence in `retry`, and `Resync` in the update
-queue makes the sequencer fetch named differences.
+Telethon ends a failed difference as if it were done, drops a channel whose access hash it lacks, throws
+away the edits and deletions that a difference brings, and never asks again after a reconnect. Here a failed
+sequence waits in `retry`, a channel without a hash in `unreachable`, and a `Resync` in the update queue
+makes the sequencer fetch named differences.
 """
 
 import asyncio
@@ -11,7 +12,13 @@ from typing import Any
 
 import structlog
 from telethon._updates import MessageBox
-from telethon._updates.messagebox import ENTRY_ACCOUNT, ENTRY_SECRET, GapError, PrematureEndReason
+from telethon._updates.messagebox import (
+    ENTRY_ACCOUNT,
+    ENTRY_SECRET,
+    GapError,
+    PrematureEndReason,
+    PtsInfo,
+)
 from telethon.tl import types
 
 from gateway import metrics
@@ -96,7 +103,9 @@ class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
             log.error(
                 "difference_too_long", account=self.account, pts=self.map[ACCOUNT].pts, new_pts=diff.pts
             )
-        return super().apply_difference(diff, chat_hashes)
+        own = _take_own(diff, ACCOUNT)
+        updates, users, chats = super().apply_difference(diff, chat_hashes)
+        return [*updates, *own], users, chats
 
     def apply_channel_difference(self, request: Any, diff: Any, chat_hashes: Any) -> Any:
         channel = request.channel.channel_id
@@ -106,7 +115,9 @@ class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
             log.error(
                 "channel_difference_too_long", account=self.account, pts=request.pts, new_pts=diff.dialog.pts
             )
-        return super().apply_channel_difference(request, diff, chat_hashes)
+        own = _take_own(diff, channel)
+        updates, users, chats = super().apply_channel_difference(request, diff, chat_hashes)
+        return [*updates, *own], users, chats
 
     def end_difference(self) -> None:
         """Called by Telethon only when the account's difference failed."""
@@ -153,6 +164,25 @@ _RESULTS: dict[Any, str] = {
     types.updates.ChannelDifference: "full",
     types.updates.ChannelDifferenceTooLong: "too_long",
 }
+
+
+def _take_own(difference: Any, entry: Any) -> list[Any]:
+    """Takes the edits and deletions of the sequence itself out of its difference.
+
+    Telethon compares them with the pts that the difference has just set, finds them old, and drops them.
+    They belong behind the difference's new messages, which some of them speak of.
+    """
+    other = getattr(difference, "other_updates", None)
+    if not other:
+        return []
+    own = []
+    rest = []
+    for update in other:
+        info = None if isinstance(update, types.UpdateChannelTooLong) else PtsInfo.from_update(update)
+        (own if info is not None and info.entry == entry else rest).append(update)
+    difference.other_updates = rest
+    own.sort(key=lambda update: update.pts)
+    return own
 
 
 def _channel_of(update: Any) -> int | None:
