@@ -117,12 +117,14 @@ def _detach(directory: Path) -> None:
         [sys.executable, "-m", "gateway", "stack", "up", "--directory", str(directory.absolute())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         start_new_session=True,
         text=True,
     )
     assert keeper.stdout is not None
     line = keeper.stdout.readline()
     if not line:
-        # It has said on standard error what is wrong.
-        sys.exit(keeper.wait())
+        _, complaint = keeper.communicate()
+        click.echo(complaint, nl=False, err=True)
+        sys.exit(keeper.returncode)
     click.echo(line, nl=False)
