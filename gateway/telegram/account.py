@@ -179,6 +179,7 @@ class Account:
     async def _keep_in_step(self, client: GatewayClient, *, bot: bool) -> None:
         """Compares with the dialogs at start, when asked for, and every few minutes; retries differences."""
         box = client.message_box
+        client.take_new_session()  # the one that this connection began with
         while True:
             if not bot:  # bots have no dialogs (BOT_METHOD_INVALID)
                 await self._reconcile(client)

@@ -21,7 +21,8 @@ from tests.e2e.world import PHONE, TradingWorld
 
 SINKS = 3
 QUEUE = "telegram.consumer.e2e"
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
+STILL_SECONDS = 3.0
 
 
 @dataclass
@@ -41,11 +42,26 @@ class Rig:
         await self.sandbox.traffic.run(rate, count=count)
 
     async def assert_everything_arrived(self, *, exact: bool = False) -> None:
-        """Waits for it; fails with every difference that is left between the ground truth and a sink."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while (problems := await self._problems(exact)) and time.monotonic() < deadline:
-            await asyncio.sleep(POLL_SECONDS * 25)
+        """Waits until all is still; fails with every difference between the ground truth and a sink."""
+        await self._settle()
+        problems = await self._problems(exact)
         assert not problems, f"{len(problems)} problems, the first: " + "; ".join(problems[:10])
+
+    async def _settle(self) -> None:
+        """Returns once journal, sinks and consumer have stood still for a while, or patience has run out."""
+        seen: object = None
+        still_since = time.monotonic()
+        deadline = still_since + PATIENCE_SECONDS
+        while time.monotonic() < min(deadline, still_since + STILL_SECONDS):
+            status = await self.gateway.status()
+            now = (
+                status and status["journal"]["last_seq"],
+                status and [sink["cursor"] for sink in status["sinks"]],
+                self.consumer.times.total(),
+            )
+            if now != seen or status is None:
+                seen, still_since = now, time.monotonic()
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _problems(self, exact: bool) -> list[str]:
         truth = self.sandbox.truth(self.world.account, self.since)
