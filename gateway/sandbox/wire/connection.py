@@ -73,11 +73,11 @@ class Connection(asyncio.Protocol):
         self.apply_stall()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server.connections.discard(self)
         if self._disconnect_timer is not None:
             self._disconnect_timer.cancel()
         if self.session is not None and self.session.connection is self:
             self.session.detach()
+        self._server.lost(self)
 
     def pause_writing(self) -> None:
         self._paused = True

@@ -63,6 +63,10 @@ class Faults:
         """Calls `changed` whenever a stall begins or ends."""
         self._observers.append(changed)
 
+    def forget_observer(self, changed: Callable[[], None]) -> None:
+        """Calls `changed` no more."""
+        self._observers.remove(changed)
+
     def reseed(self, seed: int) -> None:
         self._chance.seed(seed)
 

@@ -56,7 +56,7 @@ class WireServer:
         self._permanent: dict[int, int] = {}  # temporary key's id → the key it stands for
         self._calls: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self.faults.observe_stalls(self._apply_stalls)
+        self._all_lost = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -67,6 +67,7 @@ class WireServer:
                 f"cannot listen on {self.host}:{self.port} ({error.strerror}); choose another port"
             ) from error
         self.port = self._server.sockets[0].getsockname()[1]
+        self.faults.observe_stalls(self._apply_stalls)
         log.info("sandbox_listening", host=self.host, port=self.port, public_key=str(self.public_key_path))
         return self
 
@@ -74,8 +75,12 @@ class WireServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._server is not None
+        self.faults.forget_observer(self._apply_stalls)
         self._server.close()
-        self.drop_connections()
+        # The backend is to have heard of every session's end before this returns.
+        while self.drop_connections():
+            self._all_lost.clear()
+            await self._all_lost.wait()
         for call in self._calls:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
@@ -117,6 +122,12 @@ class WireServer:
         self.salts.rotate()
 
     # What connections, sessions and calls use
+
+    def lost(self, connection: Connection) -> None:
+        """The connection is gone."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._all_lost.set()
 
     def session(self, key: AuthKey, session_id: int) -> Session:
         """The session with this id under this key, made when it is not known."""
