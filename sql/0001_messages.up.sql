@@ -1,13 +1,5 @@
--- Every message as it was first seen. With the timescaledb extension it is a hypertable, without it a plain
--- table; nothing else in these files depends on which.
-
-DO $$
-BEGIN
-    IF EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb' AND installed_version IS NULL) THEN
-        CREATE EXTENSION timescaledb;
-    END IF;
-END
-$$;
+-- Every message as it was first seen: a hypertable where the timescaledb extension is in the database, else a
+-- plain table. Creating the extension takes a superuser (deploy/timescaledb/bootstrap.sql does it).
 
 CREATE FUNCTION telegram_gateway.has_timescaledb() RETURNS boolean
 LANGUAGE sql STABLE

@@ -1,12 +1,13 @@
 -- Full-text search over text and caption, in Portuguese. Accents are folded on both sides, since people leave
--- them out. The unaccent extension may be absent, and a chain of replace() costs a sixth of one translate().
+-- them out; the stemmer then no longer knows -ções as the plural of -ção, so that is folded too. The unaccent
+-- extension may be absent, and a chain of replace() costs a sixth of one translate().
 
 CREATE FUNCTION telegram_gateway.fold_accents(words text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(
+RETURN replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(
     lower(words),
     'á', 'a'), 'à', 'a'), 'â', 'a'), 'ã', 'a'), 'é', 'e'), 'ê', 'e'), 'í', 'i'), 'ó', 'o'), 'ô', 'o'), 'õ', 'o'),
-    'ú', 'u'), 'ü', 'u'), 'ç', 'c');
+    'ú', 'u'), 'ü', 'u'), 'ç', 'c'), 'oes', 'ao');
 
 CREATE FUNCTION telegram_gateway.search_document(text text, caption text) RETURNS tsvector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

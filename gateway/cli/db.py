@@ -100,6 +100,11 @@ async def _say_kind(migrator: Migrator, settings: Settings) -> None:
         click.echo(f"TimescaleDB {await migrator.timescaledb_version()}: messages is a hypertable, {kept}")
         return
     click.echo("no TimescaleDB: messages is a plain table, without chunks or compression")
+    if await migrator.timescaledb_available():
+        click.echo(
+            "TimescaleDB is there for the taking: db rollback --to 0 (which deletes all data), "
+            "CREATE EXTENSION timescaledb as superuser, then db migrate"
+        )
     if keep:
         config = json.dumps({"keep": f"{keep.total_seconds() / 86400:g} days"})
         click.echo(f"nothing expires by itself; run daily: CALL telegram_gateway.expire(0, '{config}')")

@@ -161,6 +161,13 @@ class Migrator:
         )
         return version
 
+    async def timescaledb_available(self) -> bool:
+        """Whether the server has the extension's files, in use or not."""
+        found: bool = await self._connection.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')"
+        )
+        return found
+
     async def is_hypertable(self) -> bool:
         """Whether messages is a hypertable; it never turns into one by itself."""
         if await self.timescaledb_version() is None:
