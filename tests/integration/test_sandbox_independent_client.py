@@ -163,8 +163,15 @@ async def test_an_independent_client_recovers_from_a_lost_connection(sandbox: Sa
     client = kurigram(sandbox.wire, phone_number=PHONE, phone_code="12345")
     inbox = Inbox(client)
     await client.start()
+    reconnected = asyncio.Event()
+
+    async def on_connect(*_: Any) -> None:
+        reconnected.set()
+
+    client.on_connect()(on_connect)
     try:
         assert sandbox.drop_connections(ana) == 1
+        await asyncio.wait_for(reconnected.wait(), 10)
         assert (await client.get_me()).id == ana.id
         world.post(channel, "De volta")
         assert (await inbox.next()).text == "De volta"
