@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,16 @@ class GatewayProcess:
 
     async def wait_ready(self, within: float = READY_SECONDS) -> None:
         """Returns once `/ready` says so. Raises ProcessError when the process ends first or time runs out."""
+        await self._wait(lambda answer: bool(answer.get("ready")), within)
+
+    async def wait_answering(self, within: float = READY_SECONDS) -> None:
+        """As `wait_ready`, but content when the process answers at all: it may not be connected yet."""
+        await self._wait(lambda answer: True, within)
+
+    async def _wait(self, wanted: Callable[[dict[str, Any]], bool], within: float) -> None:
         try:
             async with asyncio.timeout(within):
-                while not (await self._get("/ready") or {}).get("ready"):
+                while (answer := await self._get("/ready")) is None or not wanted(answer):
                     if self._running().returncode is not None:
                         raise ProcessError(
                             f"the gateway exited {self._running().returncode}; see {self.log_file}"
