@@ -1,7 +1,7 @@
 """A loopback Telegram: an MTProto server for the demo, consumers' developers and end-to-end tests."""
 
 from gateway.sandbox.chats import Chat, Topic
-from gateway.sandbox.control_client import ControlClient
+from gateway.sandbox.control_client import ControlClient, ControlError
 from gateway.sandbox.messages import Entity, Media, Message
 from gateway.sandbox.sandbox import Sandbox
 from gateway.sandbox.traffic import MIXED, ONLY_NEW, Mix
@@ -14,6 +14,7 @@ __all__ = [
     "ONLY_NEW",
     "Chat",
     "ControlClient",
+    "ControlError",
     "Entity",
     "Media",
     "Message",

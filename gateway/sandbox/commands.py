@@ -190,19 +190,19 @@ class Commands:
     async def restart(self, down_seconds: float = 0.0) -> None:
         await self._sandbox.restart(down_seconds)
 
-    def fault(self, kind: str, user: int | None = None, **how: Any) -> None:
+    def fault(self, name: str, user: int | None = None, **how: Any) -> None:
         """A fault of the wire by its method's name, for one user's keys or everybody."""
         faults = self._sandbox.faults
-        if kind not in _WIRE_FAULTS:
-            raise ValueError(f"{kind!r} is no fault of the wire; there are {', '.join(_WIRE_FAULTS)}")
+        if name not in _WIRE_FAULTS:
+            raise ValueError(f"{name!r} is no fault of the wire; there are {', '.join(_WIRE_FAULTS)}")
         keys: list[int | None] = [None]
         if user is not None:
             keys = list(self._sandbox.accounts.keys_of(self.user(user)))
             if not keys:
                 raise ValueError(f"user {user} is not logged in anywhere")
         for key in keys:
-            target = {} if kind == "refuse_connections" else {"auth_key_id": key}
-            getattr(faults, kind)(**how, **target)
+            target = {} if name == "refuse_connections" else {"auth_key_id": key}
+            getattr(faults, name)(**how, **target)
 
     def too_long(
         self, chat: str | None = None, user: int | None = None, times: int = 1, announce: bool = True

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
+from gateway.errors import ConfigurationError
 from gateway.sandbox.backend import RpcError
 from gateway.sandbox.commands import Commands
 
@@ -45,7 +46,13 @@ class ControlServer:
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigurationError(
+                f"cannot listen on 127.0.0.1:{self._port} ({error.strerror}); choose another control port"
+            ) from error
         self._port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:

@@ -105,9 +105,9 @@ class ControlClient:
     async def drop_connections(self, user: int | None = None) -> int:
         return int(await self.call("drop_connections", user=user))
 
-    async def fault(self, kind: str, *, user: int | None = None, **how: Any) -> None:
+    async def fault(self, name: str, *, user: int | None = None, **how: Any) -> None:
         """stall, release, refuse_connections, fault_pushes, fail_calls or lose_answers, and its arguments."""
-        await self.call("fault", kind=kind, user=user, **how)
+        await self.call("fault", name=name, user=user, **how)
 
     async def clear_faults(self) -> None:
         await self.call("clear_faults")

@@ -59,6 +59,9 @@ class Directory:
         self.default_code = DEFAULT_CODE
         self.log_limit = log_limit
         self.difference_limit = 100  # entries in one answer; more come as slices
+        # Telegram's differences show each message as it is by now, and deleted ones not at all; then nobody
+        # can tell what a client should have seen. True replays every revision as it was pushed.
+        self.replays_revisions = True
         self.users: dict[int, User] = {}
         self.chats: dict[str, Chat] = {}
         self.channels: dict[int, Chat] = {}

@@ -53,7 +53,11 @@ class Sandbox:
     async def __aenter__(self) -> Self:
         await self.wire.__aenter__()
         if self._control is not None:
-            await self._control.start()
+            try:
+                await self._control.start()
+            except BaseException:
+                await self.wire.__aexit__(None, None, None)
+                raise
         return self
 
     async def __aexit__(

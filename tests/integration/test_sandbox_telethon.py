@@ -1,6 +1,8 @@
 """An unmodified Telethon client lives in the sandbox's world: only the address and the public key differ."""
 
 import asyncio
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from telethon.crypto import rsa
 from telethon.sessions import MemorySession, SQLiteSession
 from telethon.tl import functions, types
 
-from gateway.sandbox import Chat, ControlClient, Entity, Sandbox, TruthEvent, User
+from gateway.sandbox import Chat, ControlClient, ControlError, Entity, Sandbox, TruthEvent, User
 
 PHONE = "+5511999990001"
 
@@ -410,3 +412,105 @@ async def test_mixed_traffic_over_control_arrives_as_the_truth_tells(
     wanted = [event for event in truth if event.kind == "message.new"]
     await seen.until(lambda: len(_new(seen)) >= len(wanted))
     assert sorted(_described(seen)) == sorted(_truth(wanted))
+
+
+async def test_control_builds_a_world_and_changes_it(stage: Stage) -> None:
+    async with ControlClient(stage.sandbox.control_url) as control:
+        ana = stage.me.id
+        bot = (await control.call("add_user", first_name="Robô", bot_token="1:x"))["id"]
+        made = await control.call("add_chat", kind="channel", title="Novo", members=[bot, ana])
+        chat = made["chat"]
+        first = await control.post(chat, "um", entities=[{"type": "bold", "offset": 0, "length": 2}])
+        second = await control.post(chat, "dois", media="photo", reply_to=first)
+        assert await control.post_many(chat, ["três", "quatro"], per_push=2) == [3, 4]
+        await control.edit(chat, first, "um!")
+        await control.call("react", chat=chat, message_id=first)
+        await control.call("pin", chat=chat, message_id=second)
+        assert await control.delete(chat, [3, 4, 99]) == [3, 4]
+        truth = await control.truth(ana)
+        assert [(e.kind, e.message_id, e.text or e.caption) for e in truth if e.channel_id == chat] == [
+            ("message.new", 1, "um"),
+            ("message.new", 2, "dois"),
+            ("message.new", 3, "três"),
+            ("message.new", 4, "quatro"),
+            ("message.edited", 1, "um!"),
+            ("message.edited", 1, "um!"),
+            ("message.new", 5, None),
+            ("message.deleted", 3, None),
+            ("message.deleted", 4, None),
+        ]
+        described = await control.describe()
+        assert [one["messages"] for one in described["chats"] if one["chat"] == chat] == [3]
+        with pytest.raises(ControlError, match="there is no chat '-1'"):
+            await control.post("-1", "para ninguém")
+        with pytest.raises(ControlError, match="there is no command 'explode'"):
+            await control.call("explode")
+
+
+async def test_control_injects_faults_and_restarts(stage: Stage, client: TelegramClient) -> None:
+    await client.get_dialogs()
+    seen = Seen(client)
+    async with ControlClient(stage.sandbox.control_url) as control:
+        await control.fault(
+            "fail_calls", user=stage.me.id, method="GetUsersRequest", code=400, message="NO", times=1
+        )
+        with pytest.raises(errors.BadRequestError):
+            await client(functions.users.GetUsersRequest([types.InputUserSelf()]))
+        await control.fault("fault_pushes", kind="duplicate", times=1)
+        await control.post(str(stage.channel.marked_id), "uma vez")
+        await seen.texts(["uma vez"])
+        assert await control.drop_connections(stage.me.id) == 1
+        await control.restart(0.1)
+        await stage.sandbox.delivery.connected(stage.me)
+        await control.post(str(stage.channel.marked_id), "de volta")
+        await seen.texts(["uma vez", "de volta"])
+        with pytest.raises(ControlError, match="no fault of the wire"):
+            await control.fault("gravity")
+
+
+async def test_the_command_serves_a_world_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "gateway", "sandbox", "--port", "0", "--control-port", "0")
+    options = ("--state-dir", str(tmp_path), "--accounts", "2", "--rate", "50")
+    process = await asyncio.create_subprocess_exec(*command, *options, stdout=asyncio.subprocess.PIPE)
+    try:
+        shown = await _printed(process)
+        client = await _client_of(shown)
+        seen = Seen(client)
+        # Three channels, a supergroup, a forum and a group; private chats from their first message on.
+        assert len(await client.get_dialogs()) >= 6
+        await seen.until(lambda: len(seen.messages) >= 5)
+        async with ControlClient(shown["Control"].split()[0]) as control:
+            assert (await control.stats())["running"]
+        await client.disconnect()
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _printed(process: asyncio.subprocess.Process) -> dict[str, str]:
+    """What the command says, by name: its exported variables, and its remarks up to the control URL."""
+    assert process.stdout is not None
+    shown: dict[str, str] = {}
+    async with asyncio.timeout(60):
+        while "Control" not in shown:
+            line = (await process.stdout.readline()).decode()
+            assert line, "it ended before it was up"
+            separator = "=" if line.startswith("export") else ": "
+            name, _, value = line.removeprefix("export ").removeprefix("# ").strip().partition(separator)
+            shown[name] = value
+    return shown
+
+
+async def _client_of(shown: dict[str, str]) -> TelegramClient:
+    host, _, port = shown["TELEGRAM_SERVER"].partition(":")
+    rsa.add_key(Path(shown["TELEGRAM_SERVER_PUBLIC_KEY"]).read_text(), old=False)
+    session = MemorySession()
+    session.set_dc(2, host, int(port))
+    client = TelegramClient(session, int(shown["TELEGRAM_API_ID"]), shown["TELEGRAM_API_HASH"])
+    await client.connect()
+    await client.send_code_request("+5511999990002")
+    await client.sign_in("+5511999990002", "12345")
+    return client

@@ -132,8 +132,11 @@ async def test_who_is_not_logged_in_may_only_log_in(sandbox: Sandbox, me: User, 
 async def test_pushes_of_mixed_traffic_leave_no_gap_in_any_sequence(
     sandbox: Sandbox, me: User, friend: User, client: Client
 ) -> None:
-    every_kind_of_chat(sandbox, me, friend)
+    chats = every_kind_of_chat(sandbox, me, friend)
     await sandbox.traffic.run(100_000, count=600)
+    for chat in chats:
+        sandbox.world.delete(chat, chat.ids[-3:])
+        sandbox.world.post(chat, "the last one")
     at: dict[int, int] = {}
     for update in client.updates():
         if not hasattr(update, "pts_count"):
@@ -201,6 +204,19 @@ async def test_channel_difference_replays_each_revision_in_slices(
     assert rest.final
     done = await client(functions.updates.GetChannelDifferenceRequest(peer, empty, rest.pts, 5))
     assert isinstance(done, types.updates.ChannelDifferenceEmpty)
+
+
+async def test_differences_can_show_messages_as_they_are_by_now_like_telegrams(
+    sandbox: Sandbox, me: User, channel: Chat, client: Client
+) -> None:
+    sandbox.world.replays_revisions = False
+    sandbox.world.post_many(channel, ["one", "two"])
+    sandbox.world.edit(channel, 1, "one, corrected")
+    sandbox.world.delete(channel, 2)
+    peer, empty = input_channel(sandbox, me, channel), types.ChannelMessagesFilterEmpty()
+    found = await client(functions.updates.GetChannelDifferenceRequest(peer, empty, 1, 100))
+    assert [message.message for message in found.new_messages] == ["one, corrected"]
+    assert found.pts == channel.log.pts
 
 
 async def test_a_difference_is_too_long_beyond_the_log_and_when_the_fault_says_so(

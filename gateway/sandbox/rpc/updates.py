@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
 from telethon.tl import functions, types
 
 from gateway.sandbox import tl
@@ -87,9 +88,19 @@ def get_channel_difference(call: Call, request: Any) -> Any:
 
 def _divide(call: Call, entries: list[Entry]) -> tuple[list[Any], list[Any]]:
     """New messages, and everything else as the updates that live sessions got."""
+    if not call.world.replays_revisions:
+        entries = [current for entry in entries if (current := _as_it_is_now(entry)) is not None]
     messages = [
         call.view.message(entry.message)
         for entry in entries
         if entry.kind == "new" and entry.message is not None
     ]
     return messages, [call.view.update(entry) for entry in entries if entry.kind != "new"]
+
+
+def _as_it_is_now(entry: Entry) -> Entry | None:
+    """The entry with the newest revision of its message; None when that has been deleted."""
+    if entry.message is None:
+        return entry
+    message = entry.chat.messages.get(entry.message.id)
+    return structs.replace(entry, message=message) if message is not None else None
