@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.errors import JournalError
 from gateway.journal.records import AccountState, JournalStats, Record, SinkStats
-from gateway.journal.schema import connect, io_failure, read_cursors, require_schema
+from gateway.journal.schema import connect, io_failure, read_bounds, read_cursors, require_schema
 from gateway.journal.store import moment
 
 # A body is JSON on one line: the encoder escapes line breaks inside strings.
@@ -30,7 +30,6 @@ _CHATS = """
 SELECT json_group_array(json_array(message_id, CAST(chat AS TEXT), chat_type)) FROM peer_index
 WHERE scope = ? AND message_id IN (SELECT value FROM json_each(?))
 """
-_BOUNDS = "SELECT min(seq), max(seq) FROM events"
 _RECEIVED = "SELECT received_at FROM events WHERE seq >= ? ORDER BY seq LIMIT 1"
 
 
@@ -73,8 +72,7 @@ class Reader:
 
     def stats(self, cursors: Mapping[str, int]) -> JournalStats:
         """The counts, with `cursors` for where the sinks are. A handful of point look-ups."""
-        first, last = self._execute(_BOUNDS).get
-        first, last = first or 1, last or 0
+        first, last = read_bounds(self._connection)
         size = 0
         for path in (self._path, self._path.with_name(self._path.name + "-wal")):
             try:

@@ -109,6 +109,15 @@ def require_schema(connection: apsw.Connection, path: Path) -> None:
         )
 
 
+def read_bounds(connection: apsw.Connection) -> tuple[int, int]:
+    """Numbers of the oldest and the newest row; 1 and 0 before the first."""
+    # Two look-ups: asked for both in one, SQLite reads the whole table.
+    first, last = connection.execute(
+        "SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events)"
+    ).get
+    return first or 1, last or 0
+
+
 def read_cursors(connection: apsw.Connection) -> dict[str, int]:
     """Every sink that was ever named, with the last record it has."""
     rows: list[Any] = connection.execute("SELECT sink, seq FROM cursors").fetchall()

@@ -16,7 +16,15 @@ import msgspec
 from gateway.errors import JournalError
 from gateway.event import Event, encode
 from gateway.journal.records import AccountState
-from gateway.journal.schema import SCHEMA, SCHEMA_VERSION, connect, create_file, read_cursors, require_schema
+from gateway.journal.schema import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    connect,
+    create_file,
+    read_bounds,
+    read_cursors,
+    require_schema,
+)
 
 ROWS_PER_STATEMENT = 64
 _KINDS = {"message.new": 0, "message.edited": 1, "message.deleted": 2}
@@ -45,7 +53,7 @@ ON CONFLICT DO NOTHING
 """
 _SET_CURSOR = """
 INSERT INTO cursors (sink, seq) VALUES (?, ?)
-ON CONFLICT (sink) DO UPDATE SET seq = max(seq, excluded.seq)
+ON CONFLICT (sink) DO UPDATE SET seq = excluded.seq
 """
 _QUARANTINE = """
 INSERT INTO quarantine (sink, seq, reason, at, body) SELECT ?, seq, ?, ?, body FROM events WHERE seq = ?
@@ -122,9 +130,7 @@ class Store:
             self._create_schema()
         require_schema(self.connection, path)
         self.page_bytes: int = self.connection.pragma("page_size")
-        self.first_seq = 1
-        self.last_seq = 0
-        self._read_bounds()
+        self.first_seq, self.last_seq = read_bounds(self.connection)
         self.cursors = read_cursors(self.connection)
         self.connection.set_wal_hook(self._count_wal_pages)
 
@@ -150,12 +156,7 @@ class Store:
     def rollback(self) -> None:
         if self.connection.in_transaction:
             self._execute("ROLLBACK")
-        self._read_bounds()
-
-    def _read_bounds(self) -> None:
-        first, last = self._execute("SELECT min(seq), max(seq) FROM events").get
-        # With no row yet, the first will be number 1.
-        self.first_seq, self.last_seq = first or 1, last or 0
+        self.first_seq, self.last_seq = read_bounds(self.connection)
 
     def is_disk_full(self, error: apsw.Error) -> bool:
         """Whether the same transaction will pass once there is room again: a failed fsync never is that."""
@@ -210,7 +211,7 @@ class Store:
     def set_cursors(self, cursors: Mapping[str, int]) -> None:
         for sink, seq in cursors.items():
             self._execute(_SET_CURSOR, (sink, seq))
-            self.cursors[sink] = max(seq, self.cursors.get(sink, 0))
+            self.cursors[sink] = seq
 
     def quarantine(self, sink: str, seq: int, reason: str, at: datetime) -> None:
         self._execute(_QUARANTINE, (sink, reason, microseconds(at), seq))
@@ -243,10 +244,15 @@ class Store:
         return self.wal_pages * self.page_bytes
 
     def checkpoint(self, mode: int = apsw.SQLITE_CHECKPOINT_PASSIVE) -> None:
-        """Moves committed pages from the WAL into the database, as far as readers let it."""
+        """Moves committed pages from the WAL into the database, as far as readers and the disk let it."""
         try:
             self.connection.wal_checkpoint(mode=mode)
         except apsw.BusyError:
             return
+        except apsw.Error as error:
+            # The WAL has it all; the next commit finds out whether there is room there.
+            if self.is_disk_full(error):
+                return
+            raise
         if mode == apsw.SQLITE_CHECKPOINT_TRUNCATE:
             self.wal_pages = 0
