@@ -78,23 +78,28 @@ class Journal:
         return self
 
     def _open(self) -> Store:
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = lock(self.path)
         try:
-            store = Store(self.path)
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = lock(self.path)
             try:
-                new = {sink: store.first_seq - 1 for sink in self._sinks if sink not in store.cursors}
-                store.begin()
-                store.set_cursors(new)
-                store.commit()
-                self._reader = Reader(self.path)
+                return self._open_locked()
             except BaseException:
-                store.close()
+                os.close(self._lock)
                 raise
-        except BaseException as error:
-            os.close(self._lock)
-            if isinstance(error, apsw.Error | OSError):
-                raise io_failure(self.path, error) from error
+        except (apsw.Error, OSError) as error:
+            raise io_failure(self.path, error) from error
+
+    def _open_locked(self) -> Store:
+        store = Store(self.path)
+        try:
+            store.begin()
+            store.set_cursors(
+                {sink: store.first_seq - 1 for sink in self._sinks if sink not in store.cursors}
+            )
+            store.commit()
+            self._reader = Reader(self.path)
+        except BaseException:
+            store.close()
             raise
         return store
 

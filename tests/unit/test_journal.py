@@ -442,6 +442,13 @@ async def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
     assert path.read_bytes().startswith(b"these are notes")
 
 
+async def test_a_place_where_no_file_can_be_says_what_to_check(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file where the directory should be")
+    with pytest.raises(JournalError, match="check the disk and the file's owner"):
+        async with Journal(tmp_path / "state" / "journal.db"):
+            pass
+
+
 async def test_a_closed_journal_says_so(path: Path) -> None:
     journal = Journal(path)
     async with journal:
