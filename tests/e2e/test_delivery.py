@@ -43,8 +43,9 @@ async def test_a_server_that_is_down_holds_up_no_other_and_gets_everything_after
     assert status is not None
     lag = {sink["name"]: sink["lag_events"] for sink in status["sinks"]}
     stopped = {"pgbouncer": "timescaledb", "postgres": "timescaledb"}.get(server, server)
-    assert lag.pop(stopped) > 300
-    assert max(lag.values()) < 100
+    waiting = lag.pop(stopped)
+    assert waiting > 300
+    assert max(lag.values()) < waiting / 2
     await rig.gateway.wait_delivered(sinks=3)
     if server == "redis":
         return  # it came back empty, as a cache may: what it missed it has, what it forgot it has not
