@@ -181,9 +181,11 @@ async def test_no_records_ask_whether_the_server_answers(stack: LocalStack, sink
 async def test_a_server_that_goes_away_and_comes_back_costs_no_record(
     stack: LocalStack, sink: TimescaleSink, server: str
 ) -> None:
+    batch = records(new(2), new(3))
+
     async def attempt() -> bool:
         try:
-            await sink.deliver(records(new(2)))
+            await sink.deliver(batch)
         except SinkUnavailable:
             return False
         return True
@@ -197,7 +199,7 @@ async def test_a_server_that_goes_away_and_comes_back_costs_no_record(
         await getattr(stack, server).start()
     assert server == "postgres" or not delivered.result()
     await reopened(sink)
-    await sink.deliver(records(new(2), new(3)))
+    await sink.deliver(batch)
     witness = await connect_direct(stack.postgres.dsn)
     assert await ids(witness) == [1, 2, 3]
     witness.terminate()
