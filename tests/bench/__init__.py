@@ -1,0 +1,1 @@
+"""What the gateway costs and how fast it is, beside a bare Telethon client and the afternoon version."""

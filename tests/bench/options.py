@@ -1,0 +1,24 @@
+"""What a run of the benchmark does: the full form, or the quick one that only shows that it works."""
+
+from dataclasses import dataclass
+
+SCENARIOS = ("sandbox", "throughput", "latency", "outages", "backlog")
+MOST_MESSAGES = 40_000  # the sandbox disconnects a client that lets more than 50 000 pushes wait
+
+
+@dataclass(frozen=True)
+class Options:
+    """Sizes of every scenario; the defaults are the full form."""
+
+    scenarios: frozenset[str] = frozenset(SCENARIOS)
+    rates: tuple[int, ...] = (50, 500)  # messages a second
+    seconds: float = 30.0  # at each rate
+    messages: int = 30_000  # in the burst
+    rows: int = 1_000_000  # in the backlog
+    outage_rate: int = 200  # messages a second
+    before_seconds: float = 15.0
+    outage_seconds: float = 20.0
+    quick: bool = False
+
+
+QUICK = Options(seconds=1.0, messages=300, rows=3_000, before_seconds=1.0, outage_seconds=1.5, quick=True)

@@ -1,0 +1,88 @@
+"""The table at the end: one line a figure, one column a subject, the target and whether it was met."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tests.bench.subjects import SANDBOX, SUBJECTS
+
+COLUMNS = (SANDBOX, *SUBJECTS)
+
+Value = float | str | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of all subjects it was measured for. Targets are printed, never asserted."""
+
+    scenario: str
+    figure: str
+    cells: dict[str, Value]
+    target: str | None = None
+    met: bool | None = None
+
+
+@dataclass
+class Report:
+    """What one run found, on which machine, in which form."""
+
+    machine: dict[str, str]
+    settings: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+
+    def add(
+        self,
+        scenario: str,
+        figure: str,
+        cells: dict[str, Value],
+        target: str | None = None,
+        met: bool | None = None,
+    ) -> None:
+        self.rows.append(Row(scenario, figure, cells, target, met))
+
+    def render(self, console: Console) -> None:
+        """The plain text."""
+        for name, value in self.machine.items():
+            console.print(Text(f"{name}: {value}"))
+        console.print(
+            Text(f"settings: {', '.join(f'{name} {value}' for name, value in self.settings.items())}")
+        )
+        table = Table("scenario", "figure", box=None, pad_edge=False, header_style="")
+        for name in COLUMNS:
+            table.add_column(name, justify="right")
+        table.add_column("target")
+        table.add_column("")
+        previous = None
+        for row in self.rows:
+            if previous not in (None, row.scenario):
+                table.add_section()
+                table.add_row()
+            verdict = {None: "", True: "ok", False: "missed"}[row.met]
+            cells = [_shown(row.cells.get(name)) for name in COLUMNS]
+            scenario = row.scenario if row.scenario != previous else ""
+            table.add_row(*map(Text, (scenario, row.figure, *cells, row.target or "", verdict)))
+            previous = row.scenario
+        console.print(table)
+
+    def write(self, file: Path) -> None:
+        """The same as JSON."""
+        file.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n")
+
+
+def quantile(values: list[float], q: float) -> float | None:
+    """The nearest-rank quantile; None of nothing."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else None
+
+
+def _shown(value: Value) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.1f}"

@@ -1,0 +1,47 @@
+"""One run of the benchmark: the sandbox in its own process, the scenarios in turn, the report at the end."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from gateway.demo.process import GatewayProcess
+from gateway.localstack import LocalStack
+from tests.bench.backlog import run_backlog
+from tests.bench.child import Child
+from tests.bench.machine import describe
+from tests.bench.options import Options
+from tests.bench.outages import run_outages
+from tests.bench.report import Report
+from tests.bench.stores import Stores
+from tests.bench.streams import run_sandbox, run_streams
+from tests.bench.subjects import Subjects
+
+
+async def run(
+    options: Options, stack: LocalStack, directory: Path, say: Callable[[str], None] = lambda text: None
+) -> Report:
+    """Runs the chosen scenarios on `stack`, whose stores it empties; `directory` gets every process's log."""
+    settings = {name: value for name, value in asdict(options).items() if name != "scenarios"}
+    report = Report(await describe(stack), settings)
+    await GatewayProcess(directory, stack.environment).command("db", "migrate")
+    stores = Stores(stack)
+    await stores.prepare()
+    server = Child("tests.bench.server", str(directory / "sandbox"), log=directory / "sandbox.log")
+    try:
+        address = await server.start()
+        subjects = Subjects(address, stores, directory)
+        if "sandbox" in options.scenarios:
+            say("sandbox: how fast it pushes")
+            await run_sandbox(report, options, server, subjects)
+        if options.scenarios & {"throughput", "latency"}:
+            say("latency and throughput: four subjects in turn")
+            await run_streams(report, options, server, subjects)
+        if "outages" in options.scenarios:
+            say("outages: four servers in turn")
+            await run_outages(report, options, server, subjects, stores)
+        if "backlog" in options.scenarios:
+            say(f"backlog: {options.rows:,} rows")
+            await run_backlog(report, options, server, subjects, stores)
+    finally:
+        await server.stop()
+    return report
