@@ -37,6 +37,8 @@ COMMENT ON TABLE telegram_gateway.message_revisions IS 'Every edit and deletion 
 
 CREATE INDEX message_revisions_by_message
     ON telegram_gateway.message_revisions (account_scope, channel_id, message_id, kind, edit_date DESC, revision DESC);
+CREATE INDEX message_revisions_by_date ON telegram_gateway.message_revisions (telegram_date DESC)
+    WHERE kind = 'message.edited';
 CREATE INDEX message_revisions_by_receipt ON telegram_gateway.message_revisions (received_at);
 
 -- The second half shows messages of which only edits were seen, such as those written before the account joined.
@@ -142,4 +144,4 @@ WHERE e.kind = 'message.edited'
   );
 
 COMMENT ON VIEW telegram_gateway.messages_current IS
-    'Each message with its latest content and whether it was deleted. Filter by telegram_date where you can: it names the chunks to read.';
+    'Each message with its latest content and whether it was deleted. Give a range of telegram_date: it names the chunks to read, and LIMIT alone does not keep the view from looking up every message of a chat.';
