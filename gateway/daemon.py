@@ -29,7 +29,6 @@ from gateway.telegram.session import SessionDirectory
 
 log = structlog.get_logger()
 
-JOURNAL_FILE = "journal.db"
 STATUS_SECONDS = 5.0
 HEARTBEAT_SECONDS = 1.0
 LOOP_LAG_SECONDS = 0.25
@@ -48,7 +47,7 @@ class Daemon:
         self._ready = False
         self._sinks = enabled_sinks(settings)
         self._journal = Journal(
-            settings.state_dir / JOURNAL_FILE,
+            settings.journal_path,
             max_bytes=settings.journal_max_bytes,
             retention=settings.journal_retention,
             sinks=[sink.name for sink in self._sinks],

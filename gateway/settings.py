@@ -21,6 +21,7 @@ _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*$")
 _DURATION_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, None: 1}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*$", re.IGNORECASE)
 _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+CHAT = re.compile(r"-?\d+|@\w{4,32}")
 _ACCOUNT_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 
 
@@ -115,7 +116,7 @@ class Settings(BaseSettings):
         if tuple(item.lower() for item in value) == ("all",):
             return ()
         for item in value:
-            if not re.fullmatch(r"-?\d+|@\w{4,32}", item):
+            if not CHAT.fullmatch(item):
                 raise ValueError(
                     f"{item!r} is neither a chat id nor an @name; list ids and @names, or write all"
                 )
@@ -164,6 +165,11 @@ class Settings(BaseSettings):
         for sentinel in self.redis_sentinels:
             _address(sentinel)
         return self
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal's file, in the state directory."""
+        return self.state_dir / "journal.db"
 
     def require_api_credentials(self) -> tuple[int, str]:
         """The application's id and hash. Raises ConfigurationError when either is missing."""

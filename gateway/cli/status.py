@@ -10,7 +10,6 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from gateway.daemon import JOURNAL_FILE
 from gateway.journal import read_stats
 from gateway.settings import Settings, load_settings
 
@@ -53,7 +52,7 @@ async def _ask(settings: Settings) -> dict[str, Any] | None:
 
 
 def _from_file(settings: Settings) -> dict[str, Any]:
-    path = settings.state_dir / JOURNAL_FILE
+    path = settings.journal_path
     if not path.exists():
         return {"accounts": [], "journal": None, "sinks": [], "problems": [f"no journal at {path}"]}
     stats = read_stats(path)

@@ -1,4 +1,4 @@
-"""Reads the journal's file: for sinks that are behind its tail, and for other processes (`read_stats`).
+"""Reads the journal's file: for sinks that are behind its tail, and (`open_reader`) for other processes.
 
 Each method is one statement that answers with one row. SQLite gives the interpreter lock away once a row,
 and on a busy event loop getting it back for each of a thousand rows would take longer than the reading.
@@ -45,12 +45,20 @@ class Reader:
         with contextlib.suppress(apsw.Error):  # it has nothing to lose
             self._connection.close()
 
+    def require_schema(self) -> None:
+        """Raises JournalError unless the file is a journal of the version this program knows."""
+        require_schema(self._connection, self._path)
+
     def read(self, after: int, last: int, limit: int) -> list[Record]:
         """Up to `limit` records above `after` and not above `last`, in order."""
         seqs, bodies = self._execute(_READ, (after, last, limit)).get
         if seqs is None:
             return []
         return [Record(int(seq), body) for seq, body in zip(seqs.split(), bodies.split(b"\n"), strict=True)]
+
+    def last_seq(self) -> int:
+        """The number of the newest durable record, 0 when there never was one."""
+        return read_bounds(self._connection)[1]
 
     def load_state(self, account: str) -> tuple[AccountState | None, dict[int, int]]:
         """The account's update state, None when it has none yet, and its access hashes."""
@@ -94,7 +102,6 @@ class Reader:
 
     def stored_stats(self) -> JournalStats:
         """The counts, with the cursors as they are on disk."""
-        require_schema(self._connection, self._path)
         with self._snapshot():
             return self.stats(read_cursors(self._connection))
 
@@ -111,18 +118,29 @@ class Reader:
         return None if found is None else moment(found)
 
 
-def read_stats(path: Path) -> JournalStats:
-    """The counts of a journal that another process may have open; cursors are up to 0.2 s behind there.
+@contextlib.contextmanager
+def open_reader(path: Path) -> Iterator[Reader]:
+    """A reader of a journal that another process may have open.
 
-    Raises JournalError when there is none, or it cannot be read.
+    Raises JournalError when there is none, or it cannot be read, also while it is used.
     """
     if not path.exists():
         raise JournalError(f"there is no journal at {path}; it is made when the daemon first runs")
     try:
         reader = Reader(path)
         try:
-            return reader.stored_stats()
+            reader.require_schema()
+            yield reader
         finally:
             reader.close()
     except apsw.Error as error:
         raise io_failure(path, error) from error
+
+
+def read_stats(path: Path) -> JournalStats:
+    """The counts of a journal that another process may have open; cursors are up to 0.2 s behind there.
+
+    Raises JournalError as `open_reader` does.
+    """
+    with open_reader(path) as reader:
+        return reader.stored_stats()
