@@ -75,9 +75,11 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._disconnect_timer is not None:
             self._disconnect_timer.cancel()
-        if self.session is not None and self.session.connection is self:
-            self.session.detach()
-        self._server.lost(self)
+        try:
+            if self.session is not None and self.session.connection is self:
+                self.session.detach()
+        finally:
+            self._server.lost(self)
 
     def pause_writing(self) -> None:
         self._paused = True

@@ -54,7 +54,7 @@ class Faults:
         self._chance = random.Random(seed)
         self._pushes: list[_PushRule] = []
         self._calls: list[_CallRule] = []
-        self._stalls: dict[int | None, float] = {}  # until, on the monotonic clock
+        self._stalls: dict[int | None, object] = {}  # by key; the object tells one stall from the next
         self._refusing_until = 0.0
         self._observers: list[Callable[[], None]] = []
         self.injected: Counter[str] = Counter()  # how often each kind struck
@@ -88,10 +88,10 @@ class Faults:
 
     def stall(self, seconds: float | None = None, auth_key_id: int | None = None) -> None:
         """Stops reading and writing without closing, for `seconds` or until `release`."""
-        self._stalls[auth_key_id] = float("inf") if seconds is None else time.monotonic() + seconds
+        this_stall = self._stalls[auth_key_id] = object()
         self.injected["stall"] += 1
         if seconds is not None:
-            asyncio.get_running_loop().call_later(seconds, self._stalls_changed)
+            asyncio.get_running_loop().call_later(seconds, self._end_stall, auth_key_id, this_stall)
         self._stalls_changed()
 
     def release(self, auth_key_id: int | None = None) -> None:
@@ -101,8 +101,7 @@ class Faults:
 
     def stalls(self, auth_key_id: int | None) -> bool:
         """Whether a connection of this client (None: not known yet) is stalled now."""
-        now = time.monotonic()
-        return any(until > now and key in (None, auth_key_id) for key, until in self._stalls.items())
+        return None in self._stalls or auth_key_id in self._stalls
 
     def fault_pushes(
         self,
@@ -166,6 +165,10 @@ class Faults:
     def _struck(self, kind: str) -> bool:
         self.injected[kind] += 1
         return True
+
+    def _end_stall(self, auth_key_id: int | None, stall: object) -> None:
+        if self._stalls.get(auth_key_id) is stall:
+            self.release(auth_key_id)
 
     def _stalls_changed(self) -> None:
         for changed in self._observers:
