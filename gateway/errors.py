@@ -8,7 +8,8 @@
     │   ├── LoginFailed           Telegram did not accept a code, password or token
     │   └── SchemaError           the database schema is not one this version can write to
     ├── JournalError              exit 1: the disk failed under the journal; restart re-reads from Telegram
-    │   └── JournalFull           the journal is at its byte limit (intake pauses, nothing is dropped)
+    │   ├── JournalFull           the journal is at its byte limit (intake pauses, nothing is dropped)
+    │   └── JournalUnusable       exit 78: damaged, of another version, in use, or not ours to write
     ├── SinkUnavailable           a sink's server did not accept a batch now; it is retried
     └── RecordsRefused            a sink can never accept these records; they go to quarantine
 
@@ -60,6 +61,10 @@ class JournalError(GatewayError):
 
 class JournalFull(GatewayError):
     """The journal has reached its byte limit."""
+
+
+class JournalUnusable(JournalError, NeedsOperator):
+    """The journal's file is there but cannot be this gateway's; a restart would find the same."""
 
 
 class SinkUnavailable(GatewayError):

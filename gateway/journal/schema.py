@@ -1,5 +1,6 @@
 """The journal's file: its tables, how a connection to it is opened, and who may have it open."""
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import apsw
 
-from gateway.errors import JournalError
+from gateway.errors import JournalError, JournalUnusable
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_MS = 5000
@@ -77,6 +78,9 @@ CREATE TABLE quarantine (
 );
 """
 
+# What may be over by the time systemd starts us again; every other refusal to open a file stays.
+_PASSING = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
+
 
 def connect(path: Path, flags: int) -> apsw.Connection:
     """A connection whose every commit is on the disk when it returns."""
@@ -97,12 +101,12 @@ def connect(path: Path, flags: int) -> apsw.Connection:
 
 
 def require_schema(connection: apsw.Connection, path: Path) -> None:
-    """Raises JournalError unless the file holds a journal of the version this program reads and writes."""
+    """Raises JournalUnusable unless the file holds a journal of the version this program reads and writes."""
     if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").get:
-        raise JournalError(f"{path} is an SQLite file but not a journal; move it away or name another one")
+        raise JournalUnusable(f"{path} is an SQLite file but not a journal; move it away or name another one")
     version = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").get
     if version != SCHEMA_VERSION:
-        raise JournalError(
+        raise JournalUnusable(
             f"{path} has journal schema version {version}, this program knows version {SCHEMA_VERSION}; "
             "run the version of telegram-gateway that wrote it until its sinks have caught up, "
             "or move the file away"
@@ -127,9 +131,16 @@ def read_cursors(connection: apsw.Connection) -> dict[str, int]:
 def io_failure(path: Path, error: BaseException) -> JournalError:
     """What the operator reads when the disk under the journal failed."""
     if isinstance(error, apsw.NotADBError | apsw.CorruptError):
-        return JournalError(
+        return JournalUnusable(
             f"the journal {path} is damaged ({error}); check the disk, then move the file away and "
             "start again: Telegram sends what it still holds, backfill brings the rest"
+        )
+    if isinstance(error, apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError) or (
+        isinstance(error, OSError) and error.errno not in _PASSING
+    ):
+        return JournalUnusable(
+            f"cannot use the journal {path} ({error}); check the disk and the file's owner: "
+            "TELEGRAM_STATE_DIR must be a local directory that the gateway's user can write to"
         )
     return JournalError(
         f"the journal {path} failed ({type(error).__name__}: {error}); check the disk and the file's owner, "
@@ -138,14 +149,14 @@ def io_failure(path: Path, error: BaseException) -> JournalError:
 
 
 def lock(path: Path) -> int:
-    """Takes the lock beside `path` and returns its descriptor. Raises JournalError when another holds it."""
+    """Takes the lock beside `path`; returns its descriptor. Raises JournalUnusable when another holds it."""
     descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
         os.close(descriptor)
-        raise JournalError(
+        raise JournalUnusable(
             f"the journal {path} is in use by process {holder or 'unknown'}; stop that one first"
         ) from None
     os.ftruncate(descriptor, 0)
