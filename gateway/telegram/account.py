@@ -126,6 +126,7 @@ class Account:
             metrics.CONNECTION_UP.labels(self.name).set(1)
             log.info("connected", account=self.name, user_id=me.id)
             await run_together(
+                client.run_intake(),
                 self._until_disconnected(client),
                 self._keep_in_step(client, bot=bool(me.bot)),
                 self._probe(client),
@@ -151,7 +152,7 @@ class Account:
             self.name,
             GatewaySession(stored, states, access_hashes),
             *self._api,
-            intake=self._commit,
+            commit=self._commit,
             chat_of=self._journal.chat_of,
             wanted=self._wanted,
             directory=self._directory,
@@ -166,11 +167,9 @@ class Account:
             self._intake_since = None
 
     async def _until_disconnected(self, client: GatewayClient) -> None:
-        """Returns never: raises what ended the connection, or what failed in the intake."""
+        """Returns never: raises what ended the connection."""
         disconnected = client.disconnected
-        await asyncio.wait((disconnected, client.failure), return_when=asyncio.FIRST_COMPLETED)
-        if client.failure.done():
-            await client.failure
+        await asyncio.wait((disconnected,))
         if client.updates_error is not None:
             raise client.updates_error
         await disconnected
@@ -184,7 +183,7 @@ class Account:
             if not bot:  # bots have no dialogs (BOT_METHOD_INVALID)
                 await self._reconcile(client)
             if not self.ready.is_set():
-                await client.checkpoint()
+                await client.intake.checkpoint()
                 self.ready.set()
             try:
                 async with asyncio.timeout(RECONCILE_SECONDS):

@@ -1,15 +1,15 @@
-"""One account's Telethon client, made to lose nothing: every update passes one awaited hook, in order.
+"""One account's Telethon client, made to lose nothing: every update passes one hook, in order.
 
-Pushed updates and fetched differences meet in `_preprocess_updates`. The hook turns them into events and
-awaits the journal, in one transaction with the update state that follows from them; only then does
-Telethon go on. Everything private that is touched here is listed in docs/decisions/0002-telethon-hook.md
-and checked when the module is loaded.
+Pushed updates and fetched differences meet in `_preprocess_updates`. The hook gives them to the intake,
+which commits them in one transaction with the update state that follows from them. Everything private that
+is touched here is listed in docs/decisions/0002-telethon-hook.md and checked when the module is loaded.
 """
 
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -20,22 +20,17 @@ from telethon._updates.session import SessionState
 from telethon.tl import functions, types
 
 from gateway import __version__, metrics
-from gateway.event import Event, utc_now
-from gateway.journal import AccountState, Batch
+from gateway.journal import AccountState
 from gateway.telegram.chats import Directory
 from gateway.telegram.convert import Converter
+from gateway.telegram.intake import ChatOf, Commit, Intake, Wanted
 from gateway.telegram.intake_queue import IntakeQueue
 from gateway.telegram.message_box import ACCOUNT, GatewayMessageBox, Resync
 from gateway.telegram.session import GatewaySession
 
 log = structlog.get_logger()
 
-Intake = Callable[[Batch], Awaitable[None]]
-ChatOf = Callable[[int, Sequence[int]], Awaitable[dict[int, tuple[str, str]]]]
-Wanted = Callable[[Event], bool]
-
-# Update state that moved without a message (reads, typing) is written along at least this often.
-STATE_FLUSH_SECONDS: Final = 5.0
+FLUSH_SECONDS: Final = 5.0
 _ENTITY_CACHE_LIMIT: Final = 100_000
 _DIFFERENCE_REQUESTS = (
     functions.updates.GetDifferenceRequest,
@@ -68,7 +63,7 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
     Telethon's own reconnecting is off (it asks for no difference afterwards): a lost connection ends the
     client, and the account starts the next one from the last committed state, just as after a crash.
 
-    `intake` commits a batch and returns when it is durable; what it raises ends up in `failure`.
+    `commit` returns when a batch is durable.
     """
 
     def __init__(
@@ -78,7 +73,7 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         api_id: int,
         api_hash: str,
         *,
-        intake: Intake,
+        commit: Commit,
         chat_of: ChatOf,
         wanted: Wanted,
         directory: Directory,
@@ -98,18 +93,12 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
             entity_cache_limit=_ENTITY_CACHE_LIMIT,
         )
         self.account = account
-        self._intake = intake
-        self._chat_of = chat_of
-        self._wanted = wanted
+        self.intake = Intake(account, commit=commit, chat_of=chat_of, wanted=wanted, snapshot=self._snapshot)
         self._directory = directory
         self._converter: Converter | None = None
-        self._identified = asyncio.Event()
         self._hashes = dict(access_hashes)
         self._new_hashes: dict[int, int] = {}
-        self._flushed_at = 0.0
-        self._checkpoint: asyncio.Future[None] | None = None
         self._flood_until: dict[str, float] = {}
-        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._new_session = False
 
         self._message_box = GatewayMessageBox(self._log["messagebox"], account)
@@ -134,22 +123,16 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         self._mb_entity_cache.set_self_user(me.id, me.bot, me.access_hash)
         self._directory.learn([me], [])
         self._converter = Converter(self.account, me.id, self._directory)
-        self._identified.set()
         return me
+
+    async def run_intake(self) -> None:
+        """Commits updates until cancelled; `identify` comes first. Raises what the journal raises."""
+        assert self._converter is not None
+        await self.intake.run(self._converter, self._mb_entity_cache.self_id)
 
     def resync(self, *channels: int) -> None:
         """Has the account's difference, and those of `channels`, fetched."""
         self._updates_queue.put_nowait(Resync(channels))
-
-    async def checkpoint(self) -> None:
-        """Commits the present update state, events or none.
-
-        It goes through a difference, because only in the hook is the state known not to be ahead of events
-        that are still on their way into the journal.
-        """
-        self._checkpoint = asyncio.get_running_loop().create_future()
-        self.resync()
-        await self._checkpoint
 
     def retry_failed(self) -> None:
         """Has the differences that failed fetched again."""
@@ -195,8 +178,12 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         return self._message_box
 
     async def stop(self) -> None:
-        """Disconnects. A batch on its way into the journal is still committed."""
+        """Disconnects, then commits what had been received, unless the journal has no room for it."""
         await self.disconnect()
+        if self._converter is not None and self._updates_error is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await self.intake.flush(self._converter, self._mb_entity_cache.self_id)
 
     # -- what Telethon calls
 
@@ -234,82 +221,29 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         return user
 
     async def _preprocess_updates(self, updates: Any, users: Any, chats: Any) -> Any:
-        """The hook. Must not raise: Telethon would disconnect and start over with the batch lost."""
-        self.learn(users, chats)
-        await self._identified.wait()
+        """The hook. Runs to `intake.add` in the instant in which the sequencer's state has moved."""
         try:
-            await self._commit(updates)
-        except Exception as error:  # noqa: BLE001  whatever it is, it must end the process, not the update loop
-            if not self.failure.done():
-                self.failure.set_exception(error)
-            await asyncio.Event().wait()
+            for update in updates:
+                if isinstance(update, types.UpdateChannel):
+                    self.message_box.ask_dialogs(update.channel_id)
+            self.learn(users, chats)
+            self.intake.add(updates)
+        except Exception:
+            self.intake.abandon()
+            raise
+        await self.intake.wait_room()
         return ()
 
-    async def _commit(self, updates: Sequence[Any]) -> None:
-        events = await self._convert(updates)
-        now = time.monotonic()
-        stale = self.message_box.dirty and now - self._flushed_at > STATE_FLUSH_SECONDS
-        checkpoint, self._checkpoint = self._checkpoint, None
-        if not (events or stale or checkpoint):
-            return
-        self._flushed_at = now
-        await self._intake(
-            Batch(
-                account=self.account,
-                events=events,
-                state=self._take_state(),
-                access_hashes=self._take_hashes(),
-            )
-        )
-        if checkpoint is not None and not checkpoint.done():
-            checkpoint.set_result(None)
-
-    async def _convert(self, updates: Sequence[Any]) -> list[Event]:
-        assert self._converter is not None
-        received_at = utc_now()
-        events: list[Event] = []
-        for update in updates:
-            name = type(update).__name__
-            metrics.UPDATES_RECEIVED.labels(self.account, name).inc()
-            if isinstance(update, types.UpdateDeleteMessages):
-                events += await self._unplaced_deletions(update.messages, events)
-            elif isinstance(update, types.UpdateChannel):
-                self.message_box.ask_dialogs(update.channel_id)
-            else:
-                events += self._converter.from_update(update, received_at)
-        events = [event for event in events if self._wanted(event)]
-        for event in events:
-            metrics.EVENTS_RECEIVED.labels(self.account, event.kind, event.source).inc()
-        return events
-
-    async def _unplaced_deletions(self, message_ids: Sequence[int], pending: Sequence[Event]) -> list[Event]:
-        """Deletions in private chats and basic groups, which Telegram sends without the chat."""
-        assert self._converter is not None
-        known = await self._chat_of(self._mb_entity_cache.self_id, message_ids)
-        for event in pending:
-            if event.account_scope:
-                known[event.message_id] = (event.channel_id, event.chat_type)
-        received_at = utc_now()
-        deletions = []
-        for message_id in message_ids:
-            if message_id in known:
-                chat, chat_type = known[message_id]
-                deletions.append(self._converter.deleted(int(chat), chat_type, message_id, received_at))  # type: ignore[arg-type]
-            else:
-                # Never captured, so there is nothing in any sink that it could take away.
-                metrics.UPDATES_IGNORED.labels(self.account, "deletion_of_unknown").inc()
-        return deletions
-
-    def _take_state(self) -> AccountState | None:
-        pts, qts = self.message_box.account_state()
-        if not pts:
-            return None
+    def _snapshot(self) -> tuple[AccountState | None, dict[int, int]]:
+        if self._updates_error is not None:
+            # The sequencer failed half way: its state may cover updates that never came out of it.
+            self.intake.abandon()
+            raise self._updates_error
+        hashes, self._new_hashes = self._new_hashes, {}
         box = self.message_box
-        return AccountState(pts, qts, box.date, box.seq, box.take_dirty())
-
-    def _take_hashes(self) -> dict[int, int]:
-        taken, self._new_hashes = self._new_hashes, {}
-        return taken
+        pts, qts = box.account_state()
+        state = AccountState(pts, qts, box.date, box.seq, box.take_dirty()) if pts else None
+        return state, hashes
 
     async def _save_states_and_entities(self) -> None:
         """Nothing: the journal holds the state, committed with the events it follows from."""

@@ -23,6 +23,8 @@ log = structlog.get_logger()
 _NEW = (types.UpdateNewMessage, types.UpdateNewChannelMessage)
 _EDITED = (types.UpdateEditMessage, types.UpdateEditChannelMessage)
 _SHORT = (types.UpdateShortMessage, types.UpdateShortChatMessage)
+# What makes events; all other updates are counted and left.
+CAPTURED = (*_NEW, *_SHORT, *_EDITED, types.UpdateDeleteChannelMessages, types.UpdateDeleteMessages)
 _FLAGS = ("out", "silent", "pinned", "noforwards", "from_scheduled", "mentioned")
 _COUNTS = ("views", "forwards", "ttl_period", "effect", "via_bot_id")
 
@@ -36,7 +38,7 @@ class Converter:
         self._directory = directory
 
     def from_update(self, update: Any, received_at: datetime) -> list[Event]:
-        """The events of one update, in order; empty for updates that make none.
+        """The events of one update of `CAPTURED`, in order; none for a reaction.
 
         Deletions in private chats and basic groups come without their chat: the caller finds it and calls
         `deleted`.
@@ -47,12 +49,9 @@ class Converter:
             return self._new(self._expand(update), received_at, "mtproto")
         if isinstance(update, _EDITED):
             return self._edited(update.message, received_at)
-        if isinstance(update, types.UpdateDeleteChannelMessages):
-            chat = marked_channel(update.channel_id)
-            info = self._info(chat, None)
-            return [self.deleted(chat, info.type, message_id, received_at) for message_id in update.messages]
-        self._ignored("no_message")
-        return []
+        chat = marked_channel(update.channel_id)
+        info = self._info(chat, None)
+        return [self.deleted(chat, info.type, message_id, received_at) for message_id in update.messages]
 
     def from_history(self, message: Any, received_at: datetime) -> list[Event]:
         """The event of a message fetched from a chat's history."""

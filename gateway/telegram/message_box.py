@@ -175,8 +175,8 @@ def _take_own(difference: Any, entry: Any) -> list[Any]:
     other = getattr(difference, "other_updates", None)
     if not other:
         return []
-    own = []
-    rest = []
+    own: list[Any] = []
+    rest: list[Any] = []
     for update in other:
         info = None if isinstance(update, types.UpdateChannelTooLong) else PtsInfo.from_update(update)
         (own if info is not None and info.entry == entry else rest).append(update)

@@ -79,6 +79,8 @@ class Rig:
 async def rig(stack: LocalStack, tmp_path: Path) -> AsyncIterator[Rig]:
     """A logged-in, running gateway with all three sinks, and a consumer bound to every chat."""
     async with Sandbox(state_dir=tmp_path / "sandbox") as sandbox:
+        # As Telegram does: a difference has messages in their present form, and none that are gone.
+        sandbox.world.replays_revisions = False
         world = TradingWorld(sandbox)
         gateway = GatewayProcess(
             tmp_path,
