@@ -1,7 +1,7 @@
 """`make bench`: the gateway beside a bare Telethon client and the afternoon version, on real servers."""
 
 import argparse
-import os
+import logging
 import sys
 import tempfile
 from dataclasses import replace
@@ -49,11 +49,11 @@ def _parse() -> argparse.Namespace:
 
 
 async def main(arguments: argparse.Namespace) -> None:
-    progress = Console(stderr=True)
+    progress = Console(stderr=True, log_path=False)
     with tempfile.TemporaryDirectory(prefix="telegram-bench-") as directory:
         async with LocalStack() as stack:
             report = await run(
-                _options(arguments), stack, Path(directory), lambda text: progress.print(text, style="dim")
+                _options(arguments), stack, Path(directory), lambda text: progress.log(text)
             )
     report.render(Console(width=None if sys.stdout.isatty() else TABLE_WIDTH))
     if arguments.json:
@@ -61,5 +61,5 @@ async def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # the broker is stopped on purpose
     uvloop.run(main(_parse()))

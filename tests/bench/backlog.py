@@ -48,7 +48,8 @@ async def run_backlog(
             per_second = await _drain(gateway.process)
         lost = options.rows - await stores.rows("telegram_gateway.messages")
     scenario = f"backlog of {options.rows:,}"
-    growth = _median(samples[-len(samples) // 4 :]) - _median(samples[len(samples) // 8 : len(samples) // 4])
+    eighth = len(samples) // 8
+    growth = _median(samples[-2 * eighth - 1 :]) - _median(samples[eighth : 2 * eighth + 1])
     most = max(*samples, *draining)
     report.add(scenario, "rows waiting for the dead database", {GATEWAY: waiting})
     report.add(scenario, "rows/s into the journal", {GATEWAY: options.rows / filled_in})
