@@ -8,6 +8,7 @@ every single change must be there, which holds as long as the connection to Tele
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import asyncpg
@@ -15,6 +16,7 @@ import redis.asyncio as aioredis
 
 from gateway.demo.consumer import SampleConsumer
 from gateway.event import Event, decode
+from gateway.journal import Reader, Record, open_reader
 from gateway.sandbox.truth import TruthEvent
 
 Key = tuple[int, str, int]  # account scope, channel id, message id
@@ -85,10 +87,30 @@ def compare_queue(
     consumer: SampleConsumer, truth: Sequence[TruthEvent], *, exact: bool = False
 ) -> Comparison:
     """RabbitMQ: every message, and in every chat in the order in which it was posted. Repeats are allowed."""
+    events = consumer.events
+    problems, held = _replay(events.values())
+    return _compare("rabbitmq", truth, held, list(events), problems, exact=exact)
+
+
+def compare_journal(path: Path, truth: Sequence[TruthEvent]) -> Comparison:
+    """The journal itself, where no sink is on: every message, in the order of its chat."""
+    with open_reader(path) as reader:
+        events = {record.event.id: record.event for record in _records(reader)}
+    problems, held = _replay(events.values())
+    return _compare("journal", truth, held, list(events), problems, exact=False)
+
+
+def _records(reader: Reader) -> list[Record]:
+    last = reader.last_seq()
+    return reader.read(0, last, last)
+
+
+def _replay(events: Iterable[Event]) -> tuple[list[str], dict[Key, tuple[str | None, bool]]]:
+    """What a reader of `events` knows in the end, and what came out of order."""
     held: dict[Key, tuple[str | None, bool]] = {}
     newest: dict[str, int] = {}
     problems = []
-    for event in consumer.events.values():
+    for event in events:
         key = _key(event)
         if event.kind == "message.new":
             if event.message_id < newest.get(event.chat_key, 0):
@@ -98,7 +120,7 @@ def compare_queue(
             problems.append(f"{_name(key)} was edited before it came")
         words, deleted = held.get(key, (None, False))
         held[key] = (words, True) if event.kind == "message.deleted" else (event.content, deleted)
-    return _compare("rabbitmq", truth, held, list(consumer.events), problems, exact=exact)
+    return problems, held
 
 
 async def compare_cache(url: str, truth: Sequence[TruthEvent]) -> Comparison:

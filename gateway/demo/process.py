@@ -33,6 +33,7 @@ class GatewayProcess:
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
         self.directory = directory
         self.state_dir = directory / "state"
+        self.journal_path = self.state_dir / "journal.db"
         self.session_dir = directory / "session"
         self.log_file = directory / "gateway.log"
         self.port = _free_port()
