@@ -1,8 +1,11 @@
 """`telegram-gateway login`: logs an account in, interactively or from flags and environment alone."""
 
 import asyncio
+import os
 import sys
-from typing import Any
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 import qrcode
@@ -24,14 +27,14 @@ class _Terminal:
         self._password = password
 
     async def phone(self) -> str:
-        return self._phone or await _ask("Phone number (+5511999990001)", "--phone")
+        return self._phone or await _ask("Phone number (+5511999990001)", "phone")
 
     async def code(self, retry: bool) -> str:
         if self._code is not None:
             if retry:
                 raise LoginFailed("the login code was wrong; run login again to get a new one")
             return self._code
-        return await _ask("Wrong code. Code" if retry else "Login code", "--code")
+        return await _ask("Wrong code. Code" if retry else "Login code", "code")
 
     async def password(self, retry: bool) -> str:
         if self._password is not None:
@@ -39,17 +42,50 @@ class _Terminal:
                 raise LoginFailed("the two-step password was wrong; run login again with the right one")
             return self._password
         return await _ask(
-            "Wrong password. Password" if retry else "Two-step password", "--password", hide_input=True
+            "Wrong password. Password" if retry else "Two-step password", "password", hidden=True
         )
 
 
-async def _ask(text: str, flag: str, **options: Any) -> str:
+async def _ask(text: str, flag: str, *, hidden: bool = False) -> str:
+    """A line typed at the terminal. Read on the event loop: a thread in `input` would not hear Ctrl-C."""
     if not sys.stdin.isatty():
         raise ConfigurationError(
-            f"{text.lower()} needed and there is no terminal to ask at; "
-            f"give {flag} or its environment variable"
+            f"the {flag} is needed and there is no terminal to ask at; "
+            f"give --{flag} or set TELEGRAM_LOGIN_{flag.upper()}"
         )
-    return str(await asyncio.to_thread(lambda: click.prompt(text, **options)))
+    with _echo(not hidden):
+        while True:
+            click.echo(f"{text}: ", nl=False)
+            typed = await _read_line()
+            if hidden or not typed:
+                click.echo()
+            if not typed:
+                raise click.Abort
+            if answer := typed.decode(errors="replace").strip():
+                return answer
+
+
+async def _read_line() -> bytes:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sys.stdin, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
+    return os.read(sys.stdin.fileno(), 4096)  # the terminal hands over one line at a time
+
+
+@contextmanager
+def _echo(shown: bool) -> Iterator[None]:
+    before = termios.tcgetattr(sys.stdin)
+    if not shown:
+        silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 def _draw(url: str) -> None:

@@ -22,7 +22,10 @@ def list_sessions() -> None:
     """List the session files, with what is wrong with each."""
     settings = load_settings()
     directory = SessionDirectory(settings.session_dir)
-    for account in directory.accounts():
+    accounts = directory.accounts()
+    if not accounts:
+        click.echo(f"no session files in {directory.path}; make one with: telegram-gateway login")
+    for account in accounts:
         click.echo(f"{account}\t{_state_of(directory, account)}")
 
 

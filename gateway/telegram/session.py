@@ -195,5 +195,7 @@ def read_session_file(file: Path) -> StoredSession:
             f"{file} is not a readable session file ({error}); log in again or restore a backup"
         ) from None
     if row is None or not row[3]:
-        raise SessionError(f"{file} holds no login; log in with: telegram-gateway login")
+        raise SessionError(
+            f"{file} holds no login; log in with: telegram-gateway login --account {file.stem}"
+        )
     return StoredSession(int(row[0]), str(row[1]), int(row[2]), bytes(row[3]))
