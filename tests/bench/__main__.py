@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import tempfile
 from dataclasses import replace
@@ -52,14 +53,14 @@ async def main(arguments: argparse.Namespace) -> None:
     progress = Console(stderr=True, log_path=False)
     with tempfile.TemporaryDirectory(prefix="telegram-bench-") as directory:
         async with LocalStack() as stack:
-            report = await run(
-                _options(arguments), stack, Path(directory), lambda text: progress.log(text)
-            )
+            report = await run(_options(arguments), stack, Path(directory), lambda text: progress.log(text))
     report.render(Console(width=None if sys.stdout.isatty() else TABLE_WIDTH))
     if arguments.json:
         report.write(arguments.json)
 
 
 if __name__ == "__main__":
+    # As installed: without cached bytecode every process spends 2 s and 80 MB on compiling what it imports.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # the broker is stopped on purpose
     uvloop.run(main(_parse()))

@@ -21,4 +21,4 @@ class Options:
     quick: bool = False
 
 
-QUICK = Options(seconds=1.0, messages=300, rows=3_000, before_seconds=1.0, outage_seconds=1.5, quick=True)
+QUICK = Options(seconds=0.4, messages=100, rows=2_000, before_seconds=0.5, outage_seconds=0.8, quick=True)

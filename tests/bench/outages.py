@@ -74,7 +74,7 @@ async def _run_outage(
             before = await _latency(gateway, stores, sink, start, stop)
             during = await _latency(gateway, stores, sink, stop, back)
             _report_latency(report, scenario, sink, before, during)
-    report.add(scenario, "seconds from its return until all is through", {GATEWAY: caught_up})
+    report.add(scenario, "seconds from return to all through", {GATEWAY: caught_up})
     lost = await _lost(gateway, stores, stopped, posted["first"], count)
     report.add(scenario, "messages lost", {GATEWAY: lost}, "0", lost == 0)
 
@@ -90,7 +90,7 @@ def _report_latency(
         first, second = before[name], during[name]
         report.add(
             scenario,
-            f"{sink} {name} ms, before → meanwhile",
+            f"{sink} {name} ms: before → then",
             {GATEWAY: f"{first:.1f} → {second:.1f}" if first and second else None},
             f"≤ {MOST_TIMES_BEFORE:g} × before",
             bool(first and second and second <= MOST_TIMES_BEFORE * first),

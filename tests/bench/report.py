@@ -52,15 +52,16 @@ class Report:
         console.print(
             Text(f"settings: {', '.join(f'{name} {value}' for name, value in self.settings.items())}")
         )
-        table = Table("scenario", "figure", box=None, pad_edge=False, header_style="")
+        table = Table(box=None, pad_edge=False, header_style="")
+        table.add_column("scenario", no_wrap=True)
+        table.add_column("figure", no_wrap=True)
         for name in COLUMNS:
             table.add_column(name, justify="right")
-        table.add_column("target")
+        table.add_column("target", no_wrap=True)
         table.add_column("")
         previous = None
         for row in self.rows:
             if previous not in (None, row.scenario):
-                table.add_section()
                 table.add_row()
             verdict = {None: "", True: "ok", False: "missed"}[row.met]
             cells = [_shown(row.cells.get(name)) for name in COLUMNS]

@@ -81,7 +81,7 @@ async def run_sandbox(report: Report, options: Options, server: Child, subjects:
             await asyncio.sleep(QUIET_SECONDS)
         cost = (cpu(server.pid) - before) / options.messages * 1e6
     seconds = (read["last_ns"] - posted["started_ns"]) / 1e9
-    report.add("sandbox alone", "pushes/s to a client that discards", {SANDBOX: options.messages / seconds})
+    report.add("sandbox alone", "most pushes/s", {SANDBOX: options.messages / seconds})
     report.add("sandbox alone", "its CPU µs/message", {SANDBOX: cost})
 
 
@@ -106,7 +106,7 @@ def _report_burst(report: Report, options: Options, burst: Stretches) -> None:
     least = LEAST_TIMES_AFTERNOON * best
     report.add(
         scenario,
-        "messages/s until all are through",
+        "messages/s until the last is through",
         {name: stretch.per_second for name, stretch in burst.items()},
         f"≥ {LEAST_TIMES_AFTERNOON:g} × afternoon = {least:,.0f}",
         burst[GATEWAY].per_second >= least,

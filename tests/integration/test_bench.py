@@ -1,0 +1,65 @@
+"""The benchmark works: its quick form measures every scenario for every subject. No figure is asserted."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from gateway.localstack import LocalStack
+from tests.bench.options import QUICK
+from tests.bench.report import Report
+from tests.bench.run import run
+from tests.bench.subjects import GATEWAY, SUBJECTS
+
+STREAM_FIGURES = ("CPU µs/message", "the sandbox's CPU µs/message", "RSS MB")
+LATENCY_FIGURES = ("wire to consumer p50 ms", "wire to consumer p99 ms", *STREAM_FIGURES)
+COMPARED = {
+    "burst of 100": ("messages/s until the last is through", *STREAM_FIGURES),
+    "50 messages/s": LATENCY_FIGURES,
+    "500 messages/s": LATENCY_FIGURES,
+    "all of the above": ("messages lost",),
+}
+BACKLOG_FIGURES = (
+    "rows that waited",
+    "rows/s into the journal",
+    "highest RSS MB",
+    "RSS MB more at the end than early on",
+    "rows/s into PostgreSQL on its return",
+    "messages lost",
+)
+OTHER_SINKS = {
+    "pgbouncer": ("redis", "rabbitmq"),
+    "postgres": ("redis", "rabbitmq"),
+    "redis": ("timescaledb", "rabbitmq"),
+    "rabbitmq": ("timescaledb", "redis"),
+}
+
+
+def _cells(report: Report, scenario: str, figure: str) -> dict[str, object]:
+    found = [row for row in report.rows if (row.scenario, row.figure) == (scenario, figure)]
+    assert len(found) == 1, f"{scenario!r} has {len(found)} lines {figure!r}"
+    return {name: value for name, value in found[0].cells.items() if value is not None}
+
+
+async def test_the_quick_benchmark_fills_every_line_of_its_table(stack: LocalStack, tmp_path: Path) -> None:
+    report = await run(QUICK, stack, tmp_path)
+
+    for scenario, figures in COMPARED.items():
+        for figure in figures:
+            assert set(_cells(report, scenario, figure)) == set(SUBJECTS)
+    for server, sinks in OTHER_SINKS.items():
+        scenario = f"{server} stops for 0.8 s"
+        assert _cells(report, scenario, "messages lost") == {GATEWAY: 0}
+        for sink in sinks:
+            for quantile in ("p50", "p99"):
+                assert _cells(report, scenario, f"{sink} {quantile} ms: before → then")
+    for figure in BACKLOG_FIGURES:
+        assert set(_cells(report, "backlog of 2,000", figure)) == {GATEWAY}
+    assert _cells(report, "sandbox alone", "most pushes/s")
+
+    console = Console(width=170, record=True, file=io.StringIO())
+    report.render(console)
+    table = console.export_text()
+    assert all(row.figure in table for row in report.rows)
+    report.write(tmp_path / "figures.json")
+    assert "messages lost" in (tmp_path / "figures.json").read_text()
