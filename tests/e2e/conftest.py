@@ -17,7 +17,7 @@ from gateway.demo.consumer import SampleConsumer
 from gateway.demo.process import POLL_SECONDS, GatewayProcess
 from gateway.localstack import LocalStack
 from gateway.sandbox import Sandbox
-from tests.e2e.world import PHONE, TradingWorld
+from gateway.sandbox.scene import Scene, phone, populate
 
 SINKS = 3
 QUEUE = "telegram.consumer.e2e"
@@ -30,7 +30,7 @@ class Rig:
     """One running arrangement, and the question that every end-to-end test ends with."""
 
     sandbox: Sandbox
-    world: TradingWorld
+    scene: Scene
     gateway: GatewayProcess
     consumer: SampleConsumer
     stack: LocalStack
@@ -64,7 +64,7 @@ class Rig:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _problems(self, exact: bool) -> list[str]:
-        truth = self.sandbox.truth(self.world.account, self.since)
+        truth = self.sandbox.truth(self.scene.accounts[0], self.since)
         assert expectations(truth), "the world was silent: nothing would be compared"
         environment = self.stack.environment
         results = [
@@ -81,7 +81,7 @@ async def rig(stack: LocalStack, tmp_path: Path) -> AsyncIterator[Rig]:
     async with Sandbox(state_dir=tmp_path / "sandbox") as sandbox:
         # As Telegram does: a difference has messages in their present form, and none that are gone.
         sandbox.world.replays_revisions = False
-        world = TradingWorld(sandbox)
+        scene = populate(sandbox.world)
         gateway = GatewayProcess(
             tmp_path,
             {
@@ -97,9 +97,9 @@ async def rig(stack: LocalStack, tmp_path: Path) -> AsyncIterator[Rig]:
         consumer = SampleConsumer(stack.environment["TELEGRAM_RABBITMQ_URL"], name=QUEUE.rpartition(".")[2])
         async with consumer.running():
             try:
-                await gateway.login(PHONE)
+                await gateway.login(phone(0))
                 await gateway.start()
-                yield Rig(sandbox, world, gateway, consumer, stack, sandbox.world.position)
+                yield Rig(sandbox, scene, gateway, consumer, stack, sandbox.world.position)
             finally:
                 await gateway.close()
 
