@@ -176,7 +176,11 @@ async def test_errors_of_the_world_reach_the_caller(client: TelegramClient, raw:
 async def test_the_server_runs_on_uvloop_too(tmp_path: Path) -> None:
     async def scenario() -> list[int]:
         backend = TinyBackend()
-        async with WireServer(backend, state_dir=tmp_path) as wire, RawClient(wire) as raw:
+        async with (
+            asyncio.timeout(10),
+            WireServer(backend, state_dir=tmp_path) as wire,
+            RawClient(wire) as raw,
+        ):
             await raw.exchange_keys()
             await raw.call(STATUS)
             (session,) = wire.sessions
@@ -508,6 +512,20 @@ async def test_a_stalled_client_hears_nothing_and_then_everything(wire: WireServ
     wire.faults.release(auth_key_id=raw.key_id)
     assert [(await raw.receive(types.UpdateShort))[2].update.user_id for _ in range(2)] == [1, 2]
     assert await raw.answer(asked) is True
+
+
+async def test_a_stall_holds_for_connections_that_come_during_it(
+    wire: WireServer, backend: TinyBackend, raw: RawClient
+) -> None:
+    wire.faults.stall(auth_key_id=raw.key_id)
+    async with RawClient(wire, raw.key) as late:
+        sent = [await late.send(STATUS) for _ in range(3)]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(late.read_packet(), 0.1)
+        # Whose connection it is only its first message tells; nothing after that is read.
+        assert backend.calls["UpdateStatusRequest"] <= 1
+        wire.faults.clear()
+        assert [await late.answer(message_id) for message_id in sent] == [True] * 3
 
 
 async def test_a_stall_ends_with_its_time(wire: WireServer, raw: RawClient) -> None:
