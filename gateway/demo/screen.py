@@ -14,7 +14,8 @@ from gateway.cli.tail import render
 from gateway.demo.comparison import Comparison
 from gateway.event import Event
 
-LAST_MESSAGES = 14
+LAST_MESSAGES = 100  # kept; as many as fit are shown
+HEAD_LINES, SINK_LINES, FRAME_LINES = 4, 7, 2
 RATE_SECONDS = 2.0  # rates are averages over about this long
 
 
@@ -46,13 +47,19 @@ class Screen:
         """An event has reached the consumer."""
         self._last.append(event)
 
-    def draw(self, status: dict[str, Any] | None, posted: int, act: str) -> Layout:
-        """The whole screen at this moment."""
+    def draw(self, status: dict[str, Any] | None, posted: int, act: str, height: int) -> Layout:
+        """The whole screen at this moment, `height` lines of it."""
         layout = Layout()
-        layout.split_column(Layout(name="head", size=4), Layout(name="sinks", size=8), Layout(name="tail"))
+        layout.split_column(
+            Layout(name="head", size=HEAD_LINES), Layout(name="sinks", size=SINK_LINES), Layout(name="tail")
+        )
         layout["head"].update(Panel(self._head(status, posted, act), title="Telegram gateway"))
         layout["sinks"].update(Panel(self._sinks(status), title="Sinks"))
-        lines = [render(event) for event in self._last]
+        room = max(1, height - HEAD_LINES - SINK_LINES - FRAME_LINES)
+        lines = [render(event) for event in list(self._last)[-room:]]
+        for line in lines:
+            line.no_wrap = True
+            line.overflow = "ellipsis"
         layout["tail"].update(Panel(Group(*lines), title="What the consumer got last"))
         return layout
 

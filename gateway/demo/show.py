@@ -101,7 +101,8 @@ async def _play(
                 if plain:
                     console.print(screen.line(status, posted, script.now), highlight=False, soft_wrap=True)
                 else:
-                    live.update(screen.draw(status, posted, script.now), refresh=True)
+                    frame = screen.draw(status, posted, script.now, console.height)
+                    live.update(frame, refresh=True)
                 await asyncio.sleep(LINE_SECONDS if plain else FRAME_SECONDS)
 
     with suppress(TimeoutError):
