@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import structlog
 
 _SECRET_NAMES = re.compile(
-    r"password|passwd|secret|token|api_hash|auth_key|phone|dsn|(^|_)code$", re.IGNORECASE
+    r"password|passwd|secret|token|api_hash|auth_key|phone|dsn|^(login_)?code$", re.IGNORECASE
 )
 _URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@]+@", re.IGNORECASE)
 _BOT_TOKEN = re.compile(r"\b\d{6,12}:[A-Za-z0-9_-]{30,}")
@@ -36,6 +36,15 @@ def _redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -
             event[name] = redact(value)
         elif isinstance(value, BaseException):
             event[name] = redact(f"{type(value).__name__}: {value}")
+    return event
+
+
+def _without_quotes(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Telethon's exceptions quote the bytes they could not read, message bodies among them: keep the type."""
+    if str(event.get("logger")).startswith("telethon"):
+        kind, *_ = event.pop("exc_info", None) or (None,)
+        if kind is not None:
+            event["error"] = kind.__name__
     return event
 
 
@@ -76,7 +85,7 @@ def configure_logging(
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, _without_quotes, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )

@@ -122,6 +122,13 @@ class Settings(BaseSettings):
                 )
         return value
 
+    @field_validator("redis_sentinels", mode="after")
+    @classmethod
+    def _sentinel_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for sentinel in value:
+            _address(sentinel)
+        return value
+
     @field_validator("accounts", mode="after")
     @classmethod
     def _account_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -153,6 +160,11 @@ class Settings(BaseSettings):
         parts = urlsplit(value.get_secret_value())
         if parts.scheme not in schemes or not parts.hostname:
             raise ValueError(f"must be a URL that starts with {schemes[0]}:// and names a host")
+        try:
+            _ = parts.port
+        except ValueError:
+            # The error itself quotes what stands there, which after a forgotten @ is the password.
+            raise ValueError("its port must be a number below 65536") from None
         return value
 
     @model_validator(mode="after")
@@ -162,8 +174,6 @@ class Settings(BaseSettings):
                 "TELEGRAM_SERVER and TELEGRAM_SERVER_PUBLIC_KEY go together: "
                 "set both for another Telegram server, or neither for Telegram itself"
             )
-        for sentinel in self.redis_sentinels:
-            _address(sentinel)
         return self
 
     @property

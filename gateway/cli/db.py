@@ -40,7 +40,7 @@ def rollback(steps: int | None, to: int | None) -> None:
 @command.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(as_json: bool) -> None:
-    """Show which migrations the database has."""
+    """Show which migrations the database has. Exits 78 when they are not those of this version."""
     asyncio.run(_status(load_settings(), as_json))
 
 
@@ -84,6 +84,7 @@ async def _status(settings: Settings, as_json: bool) -> None:
                 ],
             }
             click.echo(json.dumps(report, indent=2))
+            await migrator.verified()
             return
         table = Table("migration", "state", "applied at", box=None)
         for step in steps:
@@ -91,6 +92,7 @@ async def _status(settings: Settings, as_json: bool) -> None:
         Console().print(table)
         if any(step.state == "applied" for step in steps):
             await _say_kind(migrator, settings)
+        await migrator.verified()
 
 
 async def _say_kind(migrator: Migrator, settings: Settings) -> None:

@@ -131,7 +131,7 @@ class Migrator:
         self._check_target(to)
         async with self._locked():
             await self._connection.execute(_BOOKKEEPING)
-            for step, migration in zip(await self._verified(), self._migrations, strict=True):
+            for step, migration in zip(await self.verified(), self._migrations, strict=True):
                 if step.state == "pending" and (to is None or step.version <= to):
                     await self._run(migration, "up")
                     done(migration)
@@ -140,7 +140,7 @@ class Migrator:
         """Takes back, newest first, all above version `to`; with 0 nothing of the schema is left."""
         self._check_target(to)
         async with self._locked():
-            steps = await self._verified()
+            steps = await self.verified()
             for step, migration in reversed(list(zip(steps, self._migrations, strict=True))):
                 if step.state == "applied" and step.version > to:
                     await self._run(migration, "down")
@@ -203,7 +203,8 @@ class Migrator:
                 f"there is no version {to}: choose one from 0 to {self._migrations[-1].version}"
             )
 
-    async def _verified(self) -> Sequence[Step]:
+    async def verified(self) -> Sequence[Step]:
+        """The steps. Raises SchemaError when the database was given other migrations than these."""
         steps = await self.steps()
         for step in steps:
             if step.state == "unknown":

@@ -5,6 +5,7 @@ import json
 import logging
 
 import structlog
+from telethon.errors import TypeNotFoundError
 
 from gateway.logs import configure_logging, redact
 
@@ -52,3 +53,24 @@ def test_redact_leaves_ordinary_text_alone() -> None:
     assert redact("postgresql://telegram@127.0.0.1:6434/db at 10:30") == (
         "postgresql://telegram@127.0.0.1:6434/db at 10:30"
     )
+
+
+def test_what_telethon_could_not_read_is_not_quoted() -> None:
+    stream = io.StringIO()
+    configure_logging("DEBUG", stream=stream)
+    error = TypeNotFoundError(0x12345678, b"PETR4 compra 38,10")
+    assert "PETR4" in str(error)
+    logging.getLogger("telethon.network").error("Unhandled error while receiving data", exc_info=error)
+    priority, fields = _line(stream)
+    assert priority == "<3>"
+    assert fields["error"] == "TypeNotFoundError"
+    assert "PETR4" not in stream.getvalue()
+
+
+def test_codes_that_are_no_secrets_are_shown() -> None:
+    stream = io.StringIO()
+    configure_logging("INFO", stream=stream)
+    structlog.get_logger().critical("cannot_run", exit_code=78, code="12345")
+    _, fields = _line(stream)
+    assert fields["exit_code"] == 78
+    assert "12345" not in stream.getvalue()
