@@ -132,22 +132,21 @@ async def test_a_difference_that_fails_is_asked_for_again(line: Line) -> None:
 
 
 async def test_a_flood_wait_is_kept_to_and_holds_up_no_other_chat(line: Line) -> None:
-    line.sandbox.faults.fail_calls("GetChannelDifferenceRequest", 420, "FLOOD_WAIT_6", times=1)
+    line.sandbox.faults.fail_calls("GetChannelDifferenceRequest", 420, "FLOOD_WAIT_6")
     line.sandbox.faults.fault_pushes("swallow", times=1)
     line.sandbox.world.post(line.channel, "perdida")
     line.sandbox.world.post(line.channel, "revela a falha")
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not line.sandbox.faults.injected["rpc_error"]:
             await asyncio.sleep(0.05)
-    noticed = time.monotonic()
     line.sandbox.world.post(line.private, "segue")
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        status = await line.gateway.status()
-        while status is None or status["journal"]["last_seq"] < 1:
-            status = await line.gateway.status()
-    assert time.monotonic() - noticed < 5, "the private chat waited for the channel's flood wait"
+    async with asyncio.timeout(5):
+        while not ((status := await line.gateway.status()) and status["journal"]["last_seq"]):
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(4)  # well within the six seconds, and past the usual pause before another try
+    assert line.sandbox.faults.injected["rpc_error"] == 1, "it asked again before it was allowed to"
+    line.sandbox.faults.clear()
     await line.assert_journal_complete()
-    assert line.gateway.log().count('"flood_wait"') == 1
 
 
 async def test_duplicated_delayed_and_reordered_pushes_arrive_once_and_in_order(line: Line) -> None:
@@ -159,9 +158,15 @@ async def test_duplicated_delayed_and_reordered_pushes_arrive_once_and_in_order(
     await line.assert_journal_complete()
 
 
-async def test_pushes_swallowed_at_the_tail_come_with_the_next_reconnect(line: Line) -> None:
+async def test_pushes_swallowed_at_the_tail_are_found_by_comparing_the_dialogs(line: Line) -> None:
     line.sandbox.faults.fault_pushes("swallow", times=3)
     for number in range(3):
         line.sandbox.world.post(line.channel, f"perdida {number}")
+    # A later event elsewhere moves the account's date on, so that no difference will name the channel.
+    await asyncio.sleep(2.1)
+    line.sandbox.world.post(line.private, "mais tarde")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not ((status := await line.gateway.status()) and status["journal"]["last_seq"]):
+            await asyncio.sleep(0.05)
     line.sandbox.drop_connections()
     await line.assert_journal_complete()
