@@ -213,9 +213,7 @@ class Daemon:
     async def _report(self) -> None:
         """Keeps the journal's gauges and systemd's status line up to date."""
         while True:
-            now = await self.status()
-            if self._ready:
-                self._notifier.status(now.summary)
+            self._notifier.status((await self.status()).summary)
             await asyncio.sleep(STATUS_SECONDS)
 
     async def _measure_loop_lag(self) -> None:

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from gateway.daemon import enabled_sinks
 from gateway.errors import GatewayError
+from gateway.journal import read_stats
 from gateway.settings import Settings
 from gateway.sinks.base import Sink
 from gateway.telegram.server import ServerAddress
@@ -46,6 +47,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     for account in settings.accounts:
         yield _session(settings, account)
     yield _state_directory(settings.state_dir)
+    if settings.journal_path.exists():
+        yield _journal(settings.journal_path)
     yield await _telegram(settings)
     for sink in enabled_sinks(settings):
         yield await _sink(sink)
@@ -82,6 +85,14 @@ def _state_directory(path: Path) -> Finding:
     if free < LEAST_FREE_BYTES:
         return Finding("state directory", False, f"{path} has {free / 1e6:,.0f} MB left; free some disk")
     return Finding("state directory", True, f"{path}, {free / 1e9:,.1f} GB free")
+
+
+def _journal(path: Path) -> Finding:
+    try:
+        stats = read_stats(path)
+    except GatewayError as error:
+        return Finding("journal", False, str(error))
+    return Finding("journal", True, f"{stats.rows} events")
 
 
 async def _telegram(settings: Settings) -> Finding:

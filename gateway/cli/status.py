@@ -7,8 +7,6 @@ from typing import Any
 import aiohttp
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from gateway.journal import read_stats
 from gateway.settings import Settings, load_settings
@@ -32,7 +30,7 @@ def command(as_json: bool) -> int:
     if as_json:
         click.echo(msgspec.json.encode({"running": running, **status}))
     else:
-        _show(status, running)
+        _show(status)
     return 0 if running else EXIT_NOT_RUNNING
 
 
@@ -45,57 +43,61 @@ async def _ask(settings: Settings) -> dict[str, Any] | None:
             http.get(f"http://{host}:{port}/status") as answer,
         ):
             answer.raise_for_status()
-            status: dict[str, Any] = msgspec.json.decode(await answer.read())
-            return status
-    except (aiohttp.ClientError, TimeoutError):
+            status = msgspec.json.decode(await answer.read())
+    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
         return None
+    # Something else may listen there.
+    return status if isinstance(status, dict) and "accounts" in status else None
 
 
 def _from_file(settings: Settings) -> dict[str, Any]:
+    host, port = settings.metrics_addr
+    problem = f"no daemon answers at {host}:{port}; start it, or set TELEGRAM_METRICS_ADDR as it has it"
     path = settings.journal_path
+    nothing = {"ready": False, "accounts": [], "journal": None, "sinks": []}
     if not path.exists():
-        return {"accounts": [], "journal": None, "sinks": [], "problems": [f"no journal at {path}"]}
+        return {**nothing, "problems": [problem, f"no journal at {path}"]}
     stats = read_stats(path)
     return {
-        "accounts": [],
+        **nothing,
         "journal": {
             "rows": stats.rows,
             "bytes": stats.bytes,
             "limit_bytes": settings.journal_max_bytes,
             "last_seq": stats.last_seq,
+            "full": None,
         },
         "sinks": [
             {
                 "name": name,
+                "up": None,
+                "reason": None,
                 "cursor": sink.cursor,
                 "lag_events": sink.lag,
                 "oldest_undelivered": sink.oldest_undelivered and sink.oldest_undelivered.timestamp(),
             }
             for name, sink in stats.sinks.items()
         ],
-        "problems": ["the daemon is not running"],
+        "problems": [problem],
     }
 
 
-def _show(status: dict[str, Any], running: bool) -> None:
-    console = Console(highlight=False)
+def _show(status: dict[str, Any]) -> None:
     for account in status["accounts"]:
         reason = f" ({account['reason']})" if account["reason"] else ""
-        console.print(
+        click.echo(
             f"account {account['account']}: {account['state']}{reason}, "
             f"{account['channels']} channels, {account['reconnects']} reconnects"
         )
     journal = status["journal"]
     if journal is not None:
         used, limit = journal["bytes"] / 1e6, journal["limit_bytes"] / 1e6
-        console.print(f"journal: {journal['rows']} events, {used:,.1f} of {limit:,.0f} MB")
-    table = Table("sink", "state", "cursor", "waiting", "oldest waits", box=None)
+        click.echo(f"journal: {journal['rows']} events, {used:,.1f} of {limit:,.0f} MB")
     for sink in status["sinks"]:
         oldest = sink["oldest_undelivered"]
-        state = "unknown" if not running else "up" if sink["up"] else f"down: {sink['reason']}"
-        age = f"{time.time() - oldest:.1f} s" if oldest else "–"
-        table.add_row(sink["name"], state, str(sink["cursor"]), str(sink["lag_events"]), age)
-    if status["sinks"]:
-        console.print(table)
+        age = f", the oldest for {time.time() - oldest:.1f} s" if oldest else ""
+        waiting = f"{sink['lag_events']} events wait{age}" if sink["lag_events"] else "nothing waits"
+        state = {True: "up", False: "down", None: "unknown"}[sink["up"]]
+        click.echo(f"sink {sink['name']}: {state}, at event {sink['cursor']}, {waiting}")
     for problem in status["problems"]:
-        console.print(f"! {problem}")
+        click.echo(f"! {problem}")

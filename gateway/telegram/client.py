@@ -180,6 +180,9 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
     async def stop(self) -> None:
         """Disconnects, then commits what had been received, unless the journal has no room for it."""
         await self.disconnect()
+        ended = self._sender._disconnected
+        if ended.done() and not ended.cancelled():
+            ended.exception()  # the account knows it already; unasked for, asyncio logs it as an error
         if self._converter is not None and self._updates_error is None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_SECONDS):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -205,32 +206,46 @@ async def test_a_second_gateway_on_one_journal_is_refused_naming_the_first(desk:
 
 
 async def test_an_unreachable_telegram_is_retried_until_it_answers(desk: Desk) -> None:
-    await desk.gateway.start()
-    await desk.gateway.stop()
-    host, port = desk.sandbox.host, desk.sandbox.port
-    desk.sandbox.faults.refuse_connections(6)
-    await desk.gateway.start(wait=False)
-    await desk.gateway.wait_answering()
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{desk.gateway.port}") as http:
-        async with http.get("/ready") as ready:
-            assert ready.status == 503
-        async with asyncio.timeout(10):
-            while True:
-                async with http.get("/health") as health:
-                    assert health.status == 503
-                    body = await health.json()
-                if any("waiting" in problem for problem in body["problems"]):
-                    break
-                await asyncio.sleep(0.05)
-    assert body["status"] == "down"
-    status = await desk.run("status")
-    assert status.code == 0
-    assert "account main: waiting (" in status.text
-    await desk.gateway.wait_ready(60)
-    logged = [line for line in desk.gateway.log().splitlines() if "connection_failed" in line]
-    assert logged
-    assert "Traceback" not in desk.gateway.log()
-    assert (host, port) == (desk.sandbox.host, desk.sandbox.port)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(desk.gateway.directory / "notify"))
+        systemd.setblocking(False)
+        told = Desk(
+            desk.gateway.directory,
+            desk.sandbox,
+            {**desk.settings, "NOTIFY_SOCKET": str(desk.gateway.directory / "notify")},
+        )
+        desk.sandbox.faults.refuse_connections(60)
+        try:
+            await told.gateway.start(wait=False)
+            await told.gateway.wait_answering()
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{told.gateway.port}") as http:
+                async with http.get("/ready") as ready:
+                    assert ready.status == 503
+                async with asyncio.timeout(10):
+                    while True:
+                        async with http.get("/health") as health:
+                            assert health.status == 503
+                            body = await health.json()
+                        if any("waiting" in problem for problem in body["problems"]):
+                            break
+                        await asyncio.sleep(0.05)
+            assert body["status"] == "down"
+            status = await told.run("status")
+            assert status.code == 0
+            assert re.search(r"^account main: waiting \(.+\), ", status.text)
+            async with asyncio.timeout(10):
+                while not (lines := await asyncio.get_running_loop().sock_recv(systemd, 4096)).startswith(
+                    b"STATUS=0/1 accounts connected, 0 events waiting; account main is waiting ("
+                ):
+                    assert b"READY=1" not in lines
+            desk.sandbox.faults.clear()
+            await told.gateway.wait_ready(60)
+            log = told.gateway.log()
+            assert "connection_failed" in log
+            assert "Traceback" not in log
+            assert not [line for line in log.splitlines() if line[:3] in {"<2>", "<3>"}]
+        finally:
+            await told.gateway.close()
 
 
 async def test_a_revoked_session_ends_the_gateway_for_good(desk: Desk) -> None:
@@ -251,7 +266,8 @@ async def test_a_foreign_schema_stops_one_sink_and_not_the_gateway(desk: Desk, s
     try:
         await connection.execute(
             "INSERT INTO telegram_gateway.schema_migrations "
-            "SELECT 9999, 'from_the_future', checksum, now(), 0 FROM telegram_gateway.schema_migrations LIMIT 1"
+            "SELECT 9999, 'from_the_future', checksum, now(), 0 "
+            "FROM telegram_gateway.schema_migrations LIMIT 1"
         )
         await full.gateway.start()
         desk.sandbox.world.post(titled(desk.sandbox.world, "Sinais"), "PETR4 compra")

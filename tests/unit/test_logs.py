@@ -61,9 +61,10 @@ def test_what_telethon_could_not_read_is_not_quoted() -> None:
     error = TypeNotFoundError(0x12345678, b"PETR4 compra 38,10")
     assert "PETR4" in str(error)
     logging.getLogger("telethon.network").error("Unhandled error while receiving data", exc_info=error)
-    priority, fields = _line(stream)
-    assert priority == "<3>"
-    assert fields["error"] == "TypeNotFoundError"
+    structlog.get_logger().warning("connection_lost", reason=str(error))
+    structlog.get_logger().critical("crashed", exc_info=error)
+    assert "crashed" in stream.getvalue()
+    assert "TypeNotFoundError" in stream.getvalue()
     assert "PETR4" not in stream.getvalue()
 
 
