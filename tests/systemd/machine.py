@@ -5,15 +5,15 @@ journald and D-Bus started, shares the host's network, and is up in a fraction o
 """
 
 import contextlib
-import ctypes
 import json
 import os
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,18 @@ _TARGET = """\
 [Unit]
 Requires=dbus.socket systemd-journald.service
 After=dbus.socket systemd-journald.service
+"""
+
+
+_MOUNT_THEN_BOOT = """\
+scratch=$0 cgroup=$1; shift
+mount -t tmpfs -o size=1g,mode=0755 tmpfs "$scratch" &&
+mkdir -p "$scratch/upper" "$scratch/work" "$scratch/root" &&
+mount -t overlay -o "lowerdir=/,upperdir=$scratch/upper,workdir=$scratch/work" overlay "$scratch/root" &&
+echo $$ >"$cgroup/cgroup.procs" &&
+echo mounted &&
+read -r _ &&
+exec "$@" </dev/null >"$scratch/console" 2>&1
 """
 
 
@@ -116,10 +128,10 @@ class Machine:
 
 
 @contextmanager
-def booted(scratch: Path, prepare: Callable[[Path], dict[Path, str]]) -> Iterator[Machine]:
-    """Boots a machine and takes it down whatever happens.
+def booted(scratch: Path, binds: Mapping[Path, Path], prepare: Callable[[Path], None]) -> Iterator[Machine]:
+    """Boots a machine and takes it down whatever happens, be it that this process is killed.
 
-    `prepare` gets its root directory before the boot and returns host directories to show inside, read-only.
+    `binds` are directories to show inside, read-only; `prepare` gets the root directory before the boot.
     Raises Unsupported where the host does not allow it.
     """
     if os.geteuid() != 0:
@@ -128,29 +140,20 @@ def booted(scratch: Path, prepare: Callable[[Path], dict[Path, str]]) -> Iterato
         raise Unsupported("the Debian packages systemd-container and dbus are not installed")
     name = f"telegram-gateway-test-{os.getpid()}"
     with ExitStack() as cleanup:
-        root = _overlay(scratch, cleanup)
+        cgroup = _own_cgroup(name, cleanup)
+        notify = cleanup.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        notify.bind(f"\0{name}")
+        notify.settimeout(BOOT_SECONDS)
+        process = _mounted(name, scratch, cgroup, binds, cleanup)
+        # The mounts are in a namespace of that process alone, and go with it.
+        root = Path(f"/proc/{process.pid}/root{scratch}/root")
         for directory in _EMPTIED:
             shutil.rmtree(root / directory, ignore_errors=True)
         target = root / f"etc/systemd/system/{name}.target"
         target.parent.mkdir(parents=True)
         target.write_text(_TARGET)
-        binds = prepare(root)
-        cgroup = _own_cgroup(name, cleanup)
-        yield Machine(root, _boot(name, root, binds, cgroup, scratch, cleanup))
-
-
-def _overlay(scratch: Path, cleanup: ExitStack) -> Path:
-    """The host's root file system with a layer in memory over it."""
-    layers = scratch / "layers"
-    layers.mkdir()
-    _mount("tmpfs", layers, "tmpfs", "size=1g,mode=0755")
-    cleanup.callback(_unmount, layers)
-    root = layers / "root"
-    for directory in (layers / "upper", layers / "work", root):
-        directory.mkdir(mode=0o755)
-    _mount("overlay", root, "overlay", f"lowerdir=/,upperdir={layers}/upper,workdir={layers}/work")
-    cleanup.callback(_unmount, root)
-    return root
+        prepare(root)
+        yield Machine(root, _boot(process, notify, root.parent / "console", cleanup))
 
 
 def _own_cgroup(name: str, cleanup: ExitStack) -> Path:
@@ -172,35 +175,44 @@ def _own_cgroup(name: str, cleanup: ExitStack) -> Path:
     return cgroup
 
 
-def _boot(
-    name: str, root: Path, binds: dict[Path, str], cgroup: Path, scratch: Path, cleanup: ExitStack
-) -> int:
-    """Starts nspawn and returns the machine's process 1, once its target is reached."""
-    console = cleanup.enter_context((scratch / "console").open("w+b"))
-    notify = cleanup.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-    notify.bind(str(scratch / "notify"))
-    notify.settimeout(BOOT_SECONDS)
-    # The shell joins the control group before nspawn starts in it.
+def _mounted(
+    name: str, scratch: Path, cgroup: Path, binds: Mapping[Path, Path], cleanup: ExitStack
+) -> subprocess.Popen[str]:
+    """A process that has mounted the root, and becomes nspawn when it is told to."""
     process = subprocess.Popen(
-        ["/bin/sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(cgroup)]
-        + ["systemd-nspawn", f"--directory={root}", f"--machine={name}", "--register=no", "--keep-unit"]
-        + ["--settings=no", "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=pipe"]
-        + [f"--bind-ro={source}:{place}" for source, place in binds.items()]
-        + ["--notify-ready=yes", "--boot", f"systemd.unit={name}.target"],
-        stdin=subprocess.DEVNULL,
-        stdout=console,
-        stderr=console,
-        env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "NOTIFY_SOCKET": str(scratch / "notify")},
-        start_new_session=True,
+        [
+            *("setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--propagation=private"),
+            *("/bin/sh", "-c", _MOUNT_THEN_BOOT, str(scratch), str(cgroup)),
+            *("systemd-nspawn", f"--directory={scratch}/root", f"--machine={name}", "--register=no"),
+            *("--keep-unit", "--settings=no", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
+            *("--console=pipe", *(f"--bind-ro={source}:{place}" for source, place in binds.items())),
+            *("--notify-ready=yes", "--boot", f"systemd.unit={name}.target"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "NOTIFY_SOCKET": f"@{name}"},
+        text=True,
     )
-    cleanup.callback(_stop, process, name)
+    cleanup.callback(_end, process, name)
+    assert process.stdout is not None
+    answer = process.stdout.readline()
+    if answer != "mounted\n":
+        raise Unsupported(f"cannot mount: {answer.strip()}")
+    return process
+
+
+def _boot(process: subprocess.Popen[str], notify: socket.socket, console: Path, cleanup: ExitStack) -> int:
+    """Lets it boot, and returns the machine's process 1 once its target is reached."""
+    assert process.stdin is not None
+    process.stdin.write("boot\n")
+    process.stdin.flush()
     leader = 0
     while True:
         try:
             message = notify.recv(4096).decode()
         except TimeoutError:
-            console.seek(0)
-            raise AssertionError(f"systemd did not boot:\n{console.read().decode()}") from None
+            raise AssertionError(f"systemd did not boot:\n{console.read_text()}") from None
         for line in message.splitlines():
             if line.startswith("X_NSPAWN_LEADER_PID="):
                 leader = int(line.partition("=")[2])
@@ -212,15 +224,17 @@ def _boot(
 def _kill(leader: int) -> None:
     # With its process 1 everything in the machine's PID namespace ends.
     with contextlib.suppress(ProcessLookupError):
-        os.kill(leader, signal.SIGKILL)
+        descriptor = os.pidfd_open(leader)
+        try:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            select.select([descriptor], [], [], WAIT_SECONDS)
+        finally:
+            os.close(descriptor)
 
 
-def _stop(process: subprocess.Popen[bytes], name: str) -> None:
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
+def _end(process: subprocess.Popen[str], name: str) -> None:
+    with process:
         process.kill()
-        process.wait()
     for directory in ("propagate", "unix-export"):
         with contextlib.suppress(OSError):
             Path("/run/systemd/nspawn", directory, name).rmdir()
@@ -230,18 +244,3 @@ def _remove_cgroup(cgroup: Path) -> None:
     for directory, _, _ in os.walk(cgroup, topdown=False):
         with contextlib.suppress(OSError):
             os.rmdir(directory)
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _mount(source: str, target: Path, kind: str, options: str) -> None:
-    if _libc.mount(source.encode(), os.fsencode(target), kind.encode(), 0, options.encode()) != 0:
-        reason = os.strerror(ctypes.get_errno())
-        raise Unsupported(f"cannot mount {kind} on {target}: {reason}")
-
-
-def _unmount(target: Path) -> None:
-    detach = 2  # MNT_DETACH: a process on its way out may still hold a file
-    if _libc.umount2(os.fsencode(target), detach) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(target))
