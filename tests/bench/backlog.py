@@ -18,10 +18,10 @@ from tests.bench.stores import Stores
 from tests.bench.streams import MOST_RSS_MB
 from tests.bench.subjects import GATEWAY, Subjects, rss_mb
 
-CHUNK_MESSAGES = 5_000
+CHUNK_MESSAGES = 1_000
 PER_PUSH = 50
-AHEAD_MESSAGES = 15_000  # posted and not yet in the journal
-POLL_SECONDS = 0.1
+AHEAD_MESSAGES = 3_000  # posted and not yet in the journal: the wait is measured, not a flood
+POLL_SECONDS = 0.05
 SAMPLE_SECONDS = 0.25
 WAITING_SECONDS = 5.0
 LEAST_DRAIN_PER_SECOND = 5_000.0
