@@ -76,6 +76,9 @@ class Account:
         self._intake_since: float | None = None
         self.health = AccountHealth(name, since=time.time())
         self.ready = asyncio.Event()
+        # An alert on what never happened yet needs a 0 to look at.
+        for series in (metrics.CONNECTION_UP, metrics.SESSION_DEAD, metrics.RECONNECTS):
+            series.labels(name)
 
     async def run(self) -> None:
         """Connects, and again whenever the connection is lost, for ever.
