@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from gateway.journal.records import Record
 
-TAIL_RECORDS = 8192
-TAIL_BYTES = 32 << 20
+TAIL_RECORDS = 2048
+TAIL_BYTES = 8 << 20
 # What an event costs in memory beside its body.
 _RECORD_OVERHEAD = 1024
 
