@@ -18,6 +18,7 @@ from gateway.journal import Batch, Journal
 from gateway.tasks import run_together
 from gateway.telegram.chats import ChatFilter, Directory
 from gateway.telegram.client import GatewayClient
+from gateway.telegram.reasons import reason
 from gateway.telegram.reconcile import reconcile
 from gateway.telegram.server import ServerAddress
 from gateway.telegram.session import GatewaySession, SessionDirectory, StoredSession
@@ -101,7 +102,7 @@ class Account:
                 delay = pause * random.uniform(0.5, 1.5)
                 if isinstance(lost, errors.FloodWaitError):
                     delay += lost.seconds
-                self._set_state("waiting", _reason(lost))
+                self._set_state("waiting", reason(lost))
                 log.warning(
                     "connection_lost" if was_up else "connection_failed",
                     account=self.name,
@@ -204,7 +205,7 @@ class Account:
         except _DEAD:
             raise
         except errors.RPCError as error:
-            log.warning("reconcile_failed", account=self.name, reason=_reason(error))
+            log.warning("reconcile_failed", account=self.name, reason=reason(error))
             return
         self.health.channels = client.channels_tracked
         metrics.CHANNELS_TRACKED.labels(self.name).set(self.health.channels)
@@ -220,7 +221,7 @@ class Account:
             except _DEAD:
                 raise
             except errors.RPCError as error:
-                log.warning("probe_failed", account=self.name, reason=_reason(error))
+                log.warning("probe_failed", account=self.name, reason=reason(error))
                 continue
             if state.pts > client.message_box.account_state()[0]:
                 client.resync()
@@ -231,17 +232,9 @@ class Account:
         self.health.state, self.health.reason, self.health.since = state, reason, time.time()
 
     def _dead(self, error: Exception) -> SessionDead:
-        self._set_state("dead", _reason(error))
+        self._set_state("dead", reason(error))
         metrics.SESSION_DEAD.labels(self.name).set(1)
         return SessionDead(
-            f"Telegram refuses the session of account {self.name!r} for good ({_reason(error)}); "
+            f"Telegram refuses the session of account {self.name!r} for good ({reason(error)}); "
             f"log in again with: telegram-gateway login --account {self.name}"
         )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, errors.RPCError):
-        return str(error.message) if error.message else type(error).__name__
-    if isinstance(error, AuthKeyNotFound):
-        return "AUTH_KEY_NOT_FOUND"
-    return str(error) or type(error).__name__

@@ -7,6 +7,7 @@ from telethon.errors import AuthKeyNotFound
 from telethon.tl import functions, types
 
 from gateway.errors import SessionDead, SessionError
+from gateway.telegram.reasons import reason
 from gateway.telegram.server import ServerAddress
 from gateway.telegram.session import GatewaySession, SessionDirectory
 
@@ -43,12 +44,12 @@ async def check_session(
                 me = (await client(functions.users.GetUsersRequest([types.InputUserSelf()])))[0]
         except (errors.UnauthorizedError, errors.AuthKeyError, AuthKeyNotFound) as error:
             raise SessionDead(
-                f"Telegram refuses the session ({getattr(error, 'message', None) or 'AUTH_KEY_NOT_FOUND'}); "
+                f"Telegram refuses the session ({reason(error)}); "
                 f"log in again with: telegram-gateway login --account {account}"
             ) from None
         except (OSError, TimeoutError, errors.RPCError) as error:
             raise SessionError(
-                f"cannot ask Telegram at {stored.server_address}:{stored.port} ({error or 'timeout'})"
+                f"cannot ask Telegram at {stored.server_address}:{stored.port} ({reason(error)})"
             ) from None
         finally:
             await client.disconnect()

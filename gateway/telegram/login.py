@@ -9,6 +9,7 @@ from telethon import TelegramClient, errors
 
 from gateway import __version__
 from gateway.errors import ConfigurationError, LoginFailed, SessionError
+from gateway.telegram.reasons import reason
 from gateway.telegram.server import ServerAddress
 from gateway.telegram.session import GatewaySession, SessionDirectory
 
@@ -146,7 +147,7 @@ class Login:
             except errors.AccessTokenInvalidError:
                 raise LoginFailed("Telegram refuses this bot token; copy it again from @BotFather") from None
             except errors.RPCError as error:
-                raise LoginFailed(f"Telegram refused the login ({error.message})") from None
+                raise LoginFailed(f"Telegram refused the login ({reason(error)})") from None
             except (OSError, TimeoutError) as error:
                 host = f"{session.server_address}:{session.port}"
                 raise SessionError(
