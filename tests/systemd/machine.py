@@ -141,9 +141,6 @@ def booted(scratch: Path, binds: Mapping[Path, Path], prepare: Callable[[Path], 
     name = f"telegram-gateway-test-{os.getpid()}"
     with ExitStack() as cleanup:
         cgroup = _own_cgroup(name, cleanup)
-        notify = cleanup.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-        notify.bind(f"\0{name}")
-        notify.settimeout(BOOT_SECONDS)
         process = _mounted(name, scratch, cgroup, binds, cleanup)
         # The mounts are in a namespace of that process alone, and go with it.
         root = Path(f"/proc/{process.pid}/root{scratch}/root")
@@ -153,7 +150,7 @@ def booted(scratch: Path, binds: Mapping[Path, Path], prepare: Callable[[Path], 
         target.parent.mkdir(parents=True)
         target.write_text(_TARGET)
         prepare(root)
-        yield Machine(root, _boot(process, notify, root.parent / "console", cleanup))
+        yield Machine(root, _boot(process, name, root.parent / "console", cleanup))
 
 
 def _own_cgroup(name: str, cleanup: ExitStack) -> Path:
@@ -202,23 +199,27 @@ def _mounted(
     return process
 
 
-def _boot(process: subprocess.Popen[str], notify: socket.socket, console: Path, cleanup: ExitStack) -> int:
+def _boot(process: subprocess.Popen[str], name: str, console: Path, cleanup: ExitStack) -> int:
     """Lets it boot, and returns the machine's process 1 once its target is reached."""
     assert process.stdin is not None
-    process.stdin.write("boot\n")
-    process.stdin.flush()
     leader = 0
-    while True:
-        try:
-            message = notify.recv(4096).decode()
-        except TimeoutError:
-            raise AssertionError(f"systemd did not boot:\n{console.read_text()}") from None
-        for line in message.splitlines():
-            if line.startswith("X_NSPAWN_LEADER_PID="):
-                leader = int(line.partition("=")[2])
-                cleanup.callback(_kill, leader)
-            elif line == "READY=1":
-                return leader
+    # Closed once booted: systemd goes on to report, and would wait for ever for a reader.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(f"\0{name}")
+        notify.settimeout(BOOT_SECONDS)
+        process.stdin.write("boot\n")
+        process.stdin.flush()
+        while True:
+            try:
+                message = notify.recv(4096).decode()
+            except TimeoutError:
+                raise AssertionError(f"systemd did not boot:\n{console.read_text()}") from None
+            for line in message.splitlines():
+                if line.startswith("X_NSPAWN_LEADER_PID="):
+                    leader = int(line.partition("=")[2])
+                    cleanup.callback(_kill, leader)
+                elif line == "READY=1":
+                    return leader
 
 
 def _kill(leader: int) -> None:
