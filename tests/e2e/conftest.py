@@ -75,6 +75,13 @@ class Rig:
         return [f"{result.sink}: {problem}" for result in results for problem in result.problems]
 
 
+@pytest_asyncio.fixture(scope="session")
+async def stack() -> AsyncIterator[LocalStack]:
+    """The servers of these tests, without Sentinels: they would take a Redis that is down for good."""
+    async with LocalStack(servers=("postgres", "pgbouncer", "redis", "rabbitmq")) as running:
+        yield running
+
+
 @pytest_asyncio.fixture
 async def rig(stack: LocalStack, tmp_path: Path) -> AsyncIterator[Rig]:
     """A logged-in, running gateway with all three sinks, and a consumer bound to every chat."""

@@ -37,9 +37,11 @@ async def test_a_server_that_is_down_holds_up_no_other_and_gets_everything_after
         group.create_task(rig.traffic(rate=150, count=1_500))
         await asyncio.sleep(1)
         await down.kill()
-        await asyncio.sleep(6)
-        status = await rig.gateway.status()
-        await down.start()
+        try:
+            await asyncio.sleep(6)
+            status = await rig.gateway.status()
+        finally:
+            await down.start()
     assert status is not None
     lag = {sink["name"]: sink["lag_events"] for sink in status["sinks"]}
     stopped = {"pgbouncer": "timescaledb", "postgres": "timescaledb"}.get(server, server)
