@@ -224,7 +224,7 @@ def test_a_dead_session_fails_for_good_and_says_how_to_log_in_again(
     installation.telegram.call("auth_key_unregistered", user=installation.user["id"])
     installation.telegram.call("drop_connections")
     line = installation.needs_a_person()
-    assert "refuses the session of account 'main' for good" in line
+    assert "refuses the session of account 'main' for good (AUTH_KEY_UNREGISTERED)" in line
     assert "telegram-gateway login --account main" in line
     assert "telegram-gateway login" in installation.machine.show(UNIT, "StatusText")
 
