@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from dataclasses import replace
@@ -49,18 +50,24 @@ def _parse() -> argparse.Namespace:
     return arguments
 
 
-async def main(arguments: argparse.Namespace) -> None:
+async def main(arguments: argparse.Namespace) -> int:
+    """Prints the table; 1 when a scenario could not be measured, and the processes' logs are kept then."""
     progress = Console(stderr=True, log_path=False)
-    with tempfile.TemporaryDirectory(prefix="telegram-bench-") as directory:
-        async with LocalStack() as stack:
-            report = await run(_options(arguments), stack, Path(directory), lambda text: progress.log(text))
+    directory = Path(tempfile.mkdtemp(prefix="telegram-bench-"))
+    async with LocalStack(servers=("postgres", "pgbouncer", "redis", "rabbitmq")) as stack:
+        report = await run(_options(arguments), stack, directory, lambda text: progress.log(text))
     report.render(Console(width=None if sys.stdout.isatty() else TABLE_WIDTH))
     if arguments.json:
         report.write(arguments.json)
+    if report.failures:
+        progress.log(f"the logs are in {directory}")
+        return 1
+    shutil.rmtree(directory)
+    return 0
 
 
 if __name__ == "__main__":
     # As installed: without cached bytecode every process spends 2 s and 80 MB on compiling what it imports.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # the broker is stopped on purpose
-    uvloop.run(main(_parse()))
+    sys.exit(uvloop.run(main(_parse())))

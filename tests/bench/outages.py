@@ -36,7 +36,10 @@ class Moment:
 async def run_outages(
     report: Report, options: Options, server: Child, subjects: Subjects, stores: Stores
 ) -> None:
-    """One gateway through all outages."""
+    """One gateway through all outages.
+
+    Redis has no Sentinels here: they would elect another master, and nothing would be down for long.
+    """
     async with subjects.gateway() as gateway:
         for stopped, own_sink in SERVERS.items():
             await _run_outage(report, options, server, gateway, stores, stopped, own_sink)
@@ -60,10 +63,12 @@ async def _run_outage(
         start = await _moment(gateway)
         await asyncio.sleep(options.before_seconds * 4 / 5)
         stop = await _moment(gateway)
-        await down.stop()
-        await asyncio.sleep(options.outage_seconds)
-        back = await _moment(gateway)
-        await down.start()
+        try:
+            await down.stop()
+            await asyncio.sleep(options.outage_seconds)
+            back = await _moment(gateway)
+        finally:
+            await down.start()
         back_at = time.monotonic()
     posted = posting.result()
     await gateway.collect(posted["first"], count)

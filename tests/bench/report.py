@@ -34,6 +34,7 @@ class Report:
     machine: dict[str, str]
     settings: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
     def add(
         self,
@@ -44,6 +45,10 @@ class Report:
         met: bool | None = None,
     ) -> None:
         self.rows.append(Row(scenario, figure, cells, target, met))
+
+    def fail(self, scenario: str, reason: str) -> None:
+        """Notes a scenario that could not be measured to its end."""
+        self.failures.append(f"{scenario} failed: {reason}")
 
     def render(self, console: Console) -> None:
         """The plain text."""
@@ -69,6 +74,8 @@ class Report:
             table.add_row(*map(Text, (scenario, row.figure, *cells, row.target or "", verdict)))
             previous = row.scenario
         console.print(table)
+        for failure in self.failures:
+            console.print(Text(failure))
 
     def write(self, file: Path) -> None:
         """The same as JSON."""

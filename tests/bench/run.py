@@ -1,13 +1,16 @@
 """One run of the benchmark: the sandbox in its own process, the scenarios in turn, the report at the end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from gateway.demo.process import GatewayProcess
+from gateway.errors import GatewayError
 from gateway.localstack import LocalStack
+from gateway.tasks import root_cause
 from tests.bench.backlog import run_backlog
-from tests.bench.child import Child
+from tests.bench.child import Child, ChildFailed
 from tests.bench.machine import describe
 from tests.bench.options import Options
 from tests.bench.outages import run_outages
@@ -28,20 +31,27 @@ async def run(
     await stores.prepare()
     server = Child("tests.bench.server", str(directory / "sandbox"), log=directory / "sandbox.log")
     try:
-        address = await server.start()
-        subjects = Subjects(address, stores, directory)
+        subjects = Subjects(await server.start(), stores, directory)
         if "sandbox" in options.scenarios:
             say("sandbox: how fast it pushes")
-            await run_sandbox(report, options, server, subjects)
+            await _attempt(report, "sandbox", run_sandbox(report, options, server, subjects))
         if options.scenarios & {"throughput", "latency"}:
             say("latency and throughput: four subjects in turn")
-            await run_streams(report, options, server, subjects)
+            await _attempt(report, "streams", run_streams(report, options, server, subjects))
         if "outages" in options.scenarios:
             say("outages: four servers in turn")
-            await run_outages(report, options, server, subjects, stores)
+            await _attempt(report, "outages", run_outages(report, options, server, subjects, stores))
         if "backlog" in options.scenarios:
             say(f"backlog: {options.rows:,} rows")
-            await run_backlog(report, options, server, subjects, stores)
+            await _attempt(report, "backlog", run_backlog(report, options, server, subjects, stores))
     finally:
         await server.stop()
     return report
+
+
+async def _attempt(report: Report, name: str, scenario: Coroutine[Any, Any, None]) -> None:
+    """A scenario that fails is a line of the table; what the others found is not lost with it."""
+    try:
+        await scenario
+    except* (GatewayError, ChildFailed) as failures:
+        report.fail(name, str(root_cause(failures)))

@@ -44,6 +44,7 @@ def _cells(report: Report, scenario: str, figure: str) -> dict[str, object]:
 async def test_the_quick_benchmark_fills_every_line_of_its_table(stack: LocalStack, tmp_path: Path) -> None:
     report = await run(QUICK, stack, tmp_path)
 
+    assert not report.failures
     for scenario, figures in COMPARED.items():
         for figure in figures:
             assert set(_cells(report, scenario, figure)) == set(SUBJECTS)
