@@ -106,6 +106,7 @@ class Account:
                 log.warning(
                     "connection_lost" if was_up else "connection_failed",
                     account=self.name,
+                    server=f"{stored.server_address}:{stored.port}",
                     reason=self.health.reason,
                     retry_seconds=round(delay, 1),
                 )

@@ -209,6 +209,13 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         except errors.RPCError as error:
             metrics.RPC_ERRORS.labels(self.account, str(error.code)).inc()
             raise
+        except errors.TypeNotFoundError as error:
+            # Telethon would end the connection, and the next one would ask for the same answer. As a failed
+            # difference it is asked for again, while all other chats go on.
+            metrics.RPC_ERRORS.labels(self.account, "undecodable").inc()
+            constructor = f"{error.invalid_constructor_id:08x}"
+            log.error("answer_undecodable", account=self.account, method=method, constructor=constructor)  # noqa: TRY400
+            raise errors.ServerError(request, f"UNDECODABLE_{constructor}", 500) from None
 
     async def _on_login(self, user: Any) -> Any:
         """The first connection ever: starts from the account's present state.

@@ -170,3 +170,15 @@ async def test_pushes_swallowed_at_the_tail_are_found_by_comparing_the_dialogs(l
             await asyncio.sleep(0.05)
     line.sandbox.drop_connections()
     await line.assert_journal_complete()
+
+
+async def test_an_answer_that_cannot_be_decoded_stops_one_chat_and_no_other(line: Line) -> None:
+    line.sandbox.faults.garble_answers("GetChannelDifferenceRequest", times=2)
+    line.sandbox.faults.fault_pushes("swallow", times=1)
+    line.sandbox.world.post(line.channel, "perdida")
+    line.sandbox.world.post(line.channel, "revela a falha")
+    await asyncio.sleep(1)
+    line.sandbox.world.post(line.private, "segue")
+    await line.assert_journal_complete()
+    assert line.gateway.log().count('"answer_undecodable"') == 2
+    assert '"connection_lost"' not in line.gateway.log()

@@ -19,6 +19,9 @@ PushFault = Literal["swallow", "duplicate", "delay", "reorder"]
 REORDER_HOLD_SECONDS = 0.5  # a held push goes out alone after this: a network reorders, it does not lose
 
 
+_UNKNOWN_OBJECT = bytes.fromhex("efbeadde") + bytes(16)
+
+
 @dataclass(slots=True)
 class _Rule:
     auth_key_id: int | None
@@ -44,7 +47,8 @@ class _PushRule(_Rule):
 @dataclass(slots=True)
 class _CallRule(_Rule):
     method: str
-    error: RpcError | None  # None: the call is carried out, its answer is lost
+    error: RpcError | None = None  # without error and answer: carried out, and its answer is lost
+    answer: bytes | None = None
 
 
 class Faults:
@@ -152,13 +156,25 @@ class Faults:
         auth_key_id: int | None = None,
     ) -> None:
         """Carries `method` out but never sends its answer."""
-        self._calls.append(_CallRule(auth_key_id, times, probability, method, None))
+        self._calls.append(_CallRule(auth_key_id, times, probability, method))
+
+    def garble_answers(
+        self,
+        method: str,
+        *,
+        times: int | None = None,
+        probability: float = 1.0,
+        auth_key_id: int | None = None,
+    ) -> None:
+        """Answers `method` with an object of a constructor that no layer has."""
+        self._calls.append(_CallRule(auth_key_id, times, probability, method, answer=_UNKNOWN_OBJECT))
 
     def on_call(self, auth_key_id: int, method: str) -> "_CallRule | None":
         """The rule that strikes this call now."""
         for rule in self._calls:
             if rule.method in ("*", method) and rule.strikes(auth_key_id, self._chance):
-                self._struck("lose_answer" if rule.error is None else "rpc_error")
+                kind = "rpc_error" if rule.error else "garbled_answer" if rule.answer else "lose_answer"
+                self._struck(kind)
                 return rule
         return None
 

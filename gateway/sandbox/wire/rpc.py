@@ -109,6 +109,8 @@ class Calls:
         rule = self._server.faults.on_call(session.auth_key_id, type(request).__name__)
         if rule is not None and rule.error is not None:
             return _error(rule.error)
+        if rule is not None and rule.answer is not None:
+            return rule.answer
         try:
             if isinstance(request, functions.auth.BindTempAuthKeyRequest):
                 result = tl.serialise(self._server.bind(session, request.perm_auth_key_id))
