@@ -4,10 +4,8 @@ Needs root, systemd-container and dbus. It sees a throw-away copy of the host's 
 journald and D-Bus started, shares the host's network, and is up in a fraction of a second.
 """
 
-import contextlib
 import json
 import os
-import select
 import shutil
 import signal
 import socket
@@ -40,17 +38,24 @@ _TARGET = """\
 Requires=dbus.socket systemd-journald.service
 After=dbus.socket systemd-journald.service
 """
-
-
 _MOUNT_THEN_BOOT = """\
 scratch=$0 cgroup=$1; shift
+echo $$ >"$cgroup/cgroup.procs" &&
 mount -t tmpfs -o size=1g,mode=0755 tmpfs "$scratch" &&
 mkdir -p "$scratch/upper" "$scratch/work" "$scratch/root" &&
 mount -t overlay -o "lowerdir=/,upperdir=$scratch/upper,workdir=$scratch/work" overlay "$scratch/root" &&
-echo $$ >"$cgroup/cgroup.procs" &&
 echo mounted &&
 read -r _ &&
 exec "$@" </dev/null >"$scratch/console" 2>&1
+"""
+
+# Ends the machine with the test process, however that ends: its end of the pipe closes.
+_REAP = """\
+cat >/dev/null
+echo 1 >"$0/cgroup.kill"
+while grep -q "populated 1" "$0/cgroup.events"; do sleep 0.02; done
+find "$0" "$1" -depth -type d -exec rmdir {} + 2>/dev/null
+rmdir /run/systemd/nspawn/*/"$2" 2>/dev/null
 """
 
 
@@ -140,8 +145,7 @@ def booted(scratch: Path, binds: Mapping[Path, Path], prepare: Callable[[Path], 
         raise Unsupported("the Debian packages systemd-container and dbus are not installed")
     name = f"telegram-gateway-test-{os.getpid()}"
     with ExitStack() as cleanup:
-        cgroup = _own_cgroup(name, cleanup)
-        process = _mounted(name, scratch, cgroup, binds, cleanup)
+        process = _mounted(name, scratch, binds, cleanup)
         # The mounts are in a namespace of that process alone, and go with it.
         root = Path(f"/proc/{process.pid}/root{scratch}/root")
         for directory in _EMPTIED:
@@ -150,36 +154,34 @@ def booted(scratch: Path, binds: Mapping[Path, Path], prepare: Callable[[Path], 
         target.parent.mkdir(parents=True)
         target.write_text(_TARGET)
         prepare(root)
-        yield Machine(root, _boot(process, name, root.parent / "console", cleanup))
+        yield Machine(root, _boot(process, name, root.parent / "console"))
 
 
-def _own_cgroup(name: str, cleanup: ExitStack) -> Path:
-    """A control group of the machine's own, so that machines side by side do not share one."""
+def _own_cgroups(name: str) -> tuple[Path, Path]:
+    """Control groups of the machine's own: machines side by side must not share one."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     unified = next((Path(mount[1]) for mount in mounts if mount[2] == "cgroup2"), None)
     if unified is None:
         raise Unsupported("no unified cgroup hierarchy is mounted")
     own = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
     cgroup = unified / own.removeprefix("0::").strip("/") / name
-    # On a hybrid host nspawn mirrors the group in systemd's own hierarchy.
-    mirror = unified.parent / "systemd" / cgroup.relative_to(unified)
-    cleanup.callback(_remove_cgroup, mirror)
-    cleanup.callback(_remove_cgroup, cgroup)
     try:
         cgroup.mkdir()
     except OSError as error:
         raise Unsupported(f"cannot make a control group: {error.strerror}") from error
-    return cgroup
+    # On a hybrid host nspawn mirrors the group in systemd's own hierarchy.
+    return cgroup, unified.parent / "systemd" / cgroup.relative_to(unified)
 
 
 def _mounted(
-    name: str, scratch: Path, cgroup: Path, binds: Mapping[Path, Path], cleanup: ExitStack
+    name: str, scratch: Path, binds: Mapping[Path, Path], cleanup: ExitStack
 ) -> subprocess.Popen[str]:
     """A process that has mounted the root, and becomes nspawn when it is told to."""
+    cgroup, mirror = _own_cgroups(name)
     process = subprocess.Popen(
         [
-            *("setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--propagation=private"),
-            *("/bin/sh", "-c", _MOUNT_THEN_BOOT, str(scratch), str(cgroup)),
+            *("unshare", "--mount", "--propagation=private", "/bin/sh", "-c", _MOUNT_THEN_BOOT),
+            *(str(scratch), str(cgroup)),
             *("systemd-nspawn", f"--directory={scratch}/root", f"--machine={name}", "--register=no"),
             *("--keep-unit", "--settings=no", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
             *("--console=pipe", *(f"--bind-ro={source}:{place}" for source, place in binds.items())),
@@ -191,7 +193,12 @@ def _mounted(
         env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "NOTIFY_SOCKET": f"@{name}"},
         text=True,
     )
-    cleanup.callback(_end, process, name)
+    cleanup.enter_context(process)
+    cleanup.enter_context(
+        subprocess.Popen(
+            ["/bin/sh", "-c", _REAP, cgroup, mirror, name], stdin=subprocess.PIPE, start_new_session=True
+        )
+    )
     assert process.stdout is not None
     answer = process.stdout.readline()
     if answer != "mounted\n":
@@ -199,7 +206,7 @@ def _mounted(
     return process
 
 
-def _boot(process: subprocess.Popen[str], name: str, console: Path, cleanup: ExitStack) -> int:
+def _boot(process: subprocess.Popen[str], name: str, console: Path) -> int:
     """Lets it boot, and returns the machine's process 1 once its target is reached."""
     assert process.stdin is not None
     leader = 0
@@ -217,31 +224,5 @@ def _boot(process: subprocess.Popen[str], name: str, console: Path, cleanup: Exi
             for line in message.splitlines():
                 if line.startswith("X_NSPAWN_LEADER_PID="):
                     leader = int(line.partition("=")[2])
-                    cleanup.callback(_kill, leader)
                 elif line == "READY=1":
                     return leader
-
-
-def _kill(leader: int) -> None:
-    # With its process 1 everything in the machine's PID namespace ends.
-    with contextlib.suppress(ProcessLookupError):
-        descriptor = os.pidfd_open(leader)
-        try:
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            select.select([descriptor], [], [], WAIT_SECONDS)
-        finally:
-            os.close(descriptor)
-
-
-def _end(process: subprocess.Popen[str], name: str) -> None:
-    with process:
-        process.kill()
-    for directory in ("propagate", "unix-export"):
-        with contextlib.suppress(OSError):
-            Path("/run/systemd/nspawn", directory, name).rmdir()
-
-
-def _remove_cgroup(cgroup: Path) -> None:
-    for directory, _, _ in os.walk(cgroup, topdown=False):
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
