@@ -34,7 +34,7 @@ HEARTBEAT_SECONDS = 1.0
 LOOP_LAG_SECONDS = 0.25
 # How long each sink gathers records between batches under load. RabbitMQ's readers wait for them; the
 # database's and the cache's do so less, and fewer, larger batches cost less each.
-_LINGER_SECONDS = {"rabbitmq": 0.002, "redis": 0.01, "timescaledb": 0.025}
+_LINGER_SECONDS = {"rabbitmq": 0.002, "redis": 0.03, "timescaledb": 0.1}
 
 
 class Daemon:

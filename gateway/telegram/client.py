@@ -102,7 +102,14 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         self._new_session = False
 
         self._message_box = GatewayMessageBox(self._log["messagebox"], account)
-        self._updates_queue = self._sender._updates_queue = IntakeQueue(account)
+        queue = self._updates_queue = self._sender._updates_queue = IntakeQueue(account)
+        handle_update = self._sender._handle_update
+
+        async def fair_handle_update(message: Any) -> None:
+            await handle_update(message)
+            await queue.give_way()
+
+        self._sender._handle_update = fair_handle_update
         for channel, access_hash in access_hashes.items():
             self._mb_entity_cache.put(Entity(EntityType.CHANNEL, channel, access_hash))
         handlers = self._sender._handlers

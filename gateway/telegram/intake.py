@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, cast
 
+from prometheus_client import Counter
 from telethon.tl import types
 
 from gateway import metrics
@@ -51,12 +52,14 @@ class Intake:
         self._state_due: asyncio.TimerHandle | None = None
         self._last_batch_at = 0.0
         self._abandoned = False
+        # Looking a labelled counter up costs more than counting.
+        self._counters: dict[str, Counter] = {}
 
     def add(self, updates: Sequence[Any]) -> None:
         """Takes updates in. Must be called in the same instant in which the sequencer's state moved."""
         received_at = utc_now()
         for update in updates:
-            metrics.UPDATES_RECEIVED.labels(self._account, type(update).__name__).inc()
+            self._count_update(type(update).__name__)
             if isinstance(update, CAPTURED):
                 self._gathered.append((update, received_at))
         if self._gathered:
@@ -124,8 +127,21 @@ class Intake:
                 events += converter.from_update(update, received_at)
         events = [event for event in events if self._wanted(event)]
         for event in events:
-            metrics.EVENTS_RECEIVED.labels(self._account, event.kind, event.source).inc()
+            self._count_event(event.kind, event.source)
         return events
+
+    def _count_update(self, name: str) -> None:
+        counter = self._counters.get(name)
+        if counter is None:
+            counter = self._counters[name] = metrics.UPDATES_RECEIVED.labels(self._account, name)
+        counter.inc()
+
+    def _count_event(self, kind: str, source: str) -> None:
+        counter = self._counters.get(kind + source)
+        if counter is None:
+            counter = metrics.EVENTS_RECEIVED.labels(self._account, kind, source)
+            self._counters[kind + source] = counter
+        counter.inc()
 
     async def _unplaced_deletions(
         self,

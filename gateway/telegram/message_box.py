@@ -52,6 +52,9 @@ class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
         # Set when something was added to `retry` or `unreachable`.
         self.attention = asyncio.Event()
 
+    def _trace(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        """Nothing: Telethon's tracing costs time on every update, and would log message bodies."""
+
     def process_updates(self, updates: Any, chat_hashes: Any, result: list[Any]) -> Any:
         """As Telethon's; also understands `Resync`, and does not drop what answers to own requests carry."""
         if isinstance(updates, Resync):
