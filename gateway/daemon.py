@@ -173,6 +173,7 @@ class Daemon:
                 dead.append(error)
                 if len(dead) == len(self._accounts):
                     raise
+                account.ready.set()  # the others' readiness must not wait for it
 
         async with asyncio.TaskGroup() as group:
             for account in self._accounts:

@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -96,7 +97,7 @@ def signal_quietly(pid: int, number: int) -> None:
         return
 
 
-class Server:
+class Server(ABC):
     """A server of the stack. Stopping, killing and starting again keep its port and its data."""
 
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
@@ -120,15 +121,16 @@ class Server:
     async def prepare(self) -> None:
         """Writes files and data before the first start."""
 
+    @abstractmethod
     def command(self) -> list[str | Path]:
-        raise NotImplementedError
+        """What starts it, in the foreground."""
 
     def variables(self) -> dict[str, str]:
         return {}
 
+    @abstractmethod
     async def probe(self) -> None:
         """One request in the server's own protocol; raises one of `not_ready` until it is answered."""
-        raise NotImplementedError
 
     # What all have in common.
 

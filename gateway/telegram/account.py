@@ -185,7 +185,9 @@ class Account:
         box = client.message_box
         client.take_new_session()  # the one that this connection began with
         while True:
-            if not bot:  # bots have no dialogs (BOT_METHOD_INVALID)
+            if bot:
+                box.unreachable.clear()  # bots have no dialogs to ask (BOT_METHOD_INVALID)
+            else:
                 await self._reconcile(client)
             if not self.ready.is_set():
                 await client.intake.checkpoint()
@@ -207,6 +209,7 @@ class Account:
             raise
         except errors.RPCError as error:
             log.warning("reconcile_failed", account=self.name, reason=reason(error))
+            await asyncio.sleep(RETRY_SECONDS)
             return
         self.health.channels = client.channels_tracked
         metrics.CHANNELS_TRACKED.labels(self.name).set(self.health.channels)
