@@ -118,7 +118,7 @@ class Server(ABC):
 
     # What each kind of server says for itself.
 
-    async def prepare(self) -> None:
+    async def prepare(self) -> None:  # noqa: B027  not every server has something to prepare
         """Writes files and data before the first start."""
 
     @abstractmethod
