@@ -13,7 +13,7 @@ import uvloop
 from rich.console import Console
 
 from gateway.localstack import LocalStack
-from tests.bench.options import MOST_MESSAGES, QUICK, SCENARIOS, Options
+from tests.bench.options import MOST_MESSAGES, QUICK, SCENARIOS, SERVERS, Options
 from tests.bench.run import run
 
 TABLE_WIDTH = 170
@@ -54,7 +54,7 @@ async def main(arguments: argparse.Namespace) -> int:
     """Prints the table; 1 when a scenario could not be measured, and the processes' logs are kept then."""
     progress = Console(stderr=True, log_path=False)
     directory = Path(tempfile.mkdtemp(prefix="telegram-bench-"))
-    async with LocalStack(servers=("postgres", "pgbouncer", "redis", "rabbitmq")) as stack:
+    async with LocalStack(servers=SERVERS) as stack:
         report = await run(_options(arguments), stack, directory, lambda text: progress.log(text))
     report.render(Console(width=None if sys.stdout.isatty() else TABLE_WIDTH))
     if arguments.json:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 SCENARIOS = ("sandbox", "throughput", "latency", "outages", "backlog")
+# Without Sentinels and replica: they would take a Redis that is down for good.
+SERVERS = ("postgres", "pgbouncer", "redis", "rabbitmq")
 MOST_MESSAGES = 40_000  # the sandbox disconnects a client that lets more than 50 000 pushes wait
 
 
