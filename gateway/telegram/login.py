@@ -16,6 +16,7 @@ from gateway.telegram.session import GatewaySession, SessionDirectory
 CONNECT_SECONDS = 30.0
 QR_SECONDS = 300.0  # a QR code is renewed until then
 ATTEMPTS = 3
+KEY_ATTEMPTS = 3
 
 
 class Prompt(Protocol):
@@ -123,7 +124,8 @@ class Login:
                 session,
                 *self._api,
                 app_version=f"telegram-gateway {__version__}",
-                connection_retries=0,
+                # One new key in 256 begins with a zero byte, and Telethon has to make another one.
+                connection_retries=KEY_ATTEMPTS,
                 auto_reconnect=False,
             )
             try:
