@@ -11,9 +11,11 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 
 import structlog
+from aiohttp import web
 from pydantic import SecretStr
 
 from gateway import __version__, metrics
+from gateway.control import serve_control
 from gateway.errors import SessionDead
 from gateway.health import JournalStatus, SinkStatus, Status, problems_of
 from gateway.http import serve
@@ -93,12 +95,19 @@ class Daemon:
                     SinkRunner(sink, self._journal, linger_seconds=_LINGER_SECONDS[sink.name])
                     for sink in self._sinks
                 ]
+                await stack.enter_async_context(
+                    serve_control(self._settings.state_dir, self._control_routes())
+                )
                 await self._run_parts()
         except BaseExceptionGroup as failures:
             raise root_cause(failures) from None
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+
+    def _control_routes(self) -> list[web.RouteDef]:
+        """What the commands of this host may ask for; each part brings its own."""
+        return []
 
     async def status(self) -> Status:
         """The daemon at this moment."""

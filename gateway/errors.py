@@ -10,6 +10,7 @@
     ├── JournalError              exit 1: the disk failed under the journal; restart re-reads from Telegram
     │   ├── JournalFull           the journal is at its byte limit (intake pauses, nothing is dropped)
     │   └── JournalUnusable       exit 78: damaged, of another version, in use, or not ours to write
+    ├── GatewayNotRunning         a command needs the daemon, and none runs with this state directory
     ├── SinkUnavailable           a sink's server did not accept a batch now; it is retried
     └── RecordsRefused            a sink can never accept these records; they go to quarantine
 
@@ -20,6 +21,7 @@ from collections.abc import Mapping
 
 EXIT_CLEAN = 0
 EXIT_CRASHED = 1
+EXIT_NOT_RUNNING = 3  # as LSB's `status` action
 EXIT_NEEDS_OPERATOR = 78
 
 
@@ -65,6 +67,12 @@ class JournalFull(GatewayError):
 
 class JournalUnusable(JournalError, NeedsOperator):
     """The journal's file is there but cannot be this gateway's; a restart would find the same."""
+
+
+class GatewayNotRunning(GatewayError):
+    """A command needs the running daemon, and none runs with this state directory."""
+
+    exit_code = EXIT_NOT_RUNNING
 
 
 class SinkUnavailable(GatewayError):
