@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult
 
 import aio_pika
 import aiormq.exceptions
@@ -26,6 +26,7 @@ from gateway.settings import Settings
 from gateway.sinks.base import Sink
 from gateway.telegram.server import ServerAddress
 from gateway.telegram.session import SessionDirectory
+from gateway.urls import url_per_host
 
 ANSWER_SECONDS = 5.0
 CLOCK_SECONDS = 30.0  # Telegram refuses messages whose time is further off (bad_msg_notification 16 and 17)
@@ -178,8 +179,13 @@ async def _redis(settings: Settings) -> Finding:
 
 
 async def _rabbitmq(settings: Settings) -> Finding:
-    url = settings.rabbitmq_url.get_secret_value()
-    parts = urlsplit(url)
+    urls = url_per_host(settings.rabbitmq_url.get_secret_value())
+    answers = await asyncio.gather(*(_broker(settings, parts) for parts in urls))
+    # One node that answers is enough for the gateway, and too few for the next failure.
+    return next((answer for answer in answers if not answer.ok), answers[0])
+
+
+async def _broker(settings: Settings, parts: SplitResult) -> Finding:
     password = settings.rabbitmq_password.get_secret_value() if settings.rabbitmq_password else parts.password
     try:
         connection = await aio_pika.connect(
@@ -192,7 +198,7 @@ async def _rabbitmq(settings: Settings) -> Finding:
             timeout=ANSWER_SECONDS,
         )
     except (OSError, TimeoutError, aiormq.exceptions.AMQPError) as error:
-        reason = str(error) or "timeout"
+        reason = f"{parts.hostname}: {str(error) or 'timeout'}"
         return Finding("rabbitmq", False, f"{reason}; check TELEGRAM_RABBITMQ_URL and the broker")
     try:
         transport = connection.transport

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.errors import ConfigurationError
+from gateway.urls import url_per_host
 
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*$")
 _DURATION_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, None: 1}
@@ -157,11 +158,13 @@ class Settings(BaseSettings):
             "redis_url": ("redis", "rediss"),
             "rabbitmq_url": ("amqp", "amqps"),
         }[info.field_name]
-        parts = urlsplit(value.get_secret_value())
-        if parts.scheme not in schemes or not parts.hostname:
+        url = value.get_secret_value()
+        # Only of brokers there may be several to choose from: a cluster's nodes.
+        urls = url_per_host(url) if info.field_name == "rabbitmq_url" else [urlsplit(url)]
+        if urls[0].scheme not in schemes or not all(each.hostname for each in urls):
             raise ValueError(f"must be a URL that starts with {schemes[0]}:// and names a host")
         try:
-            _ = parts.port
+            _ = [each.port for each in urls]
         except ValueError:
             # The error itself quotes what stands there, which after a forgotten @ is the password.
             raise ValueError("its port must be a number below 65536") from None

@@ -11,9 +11,10 @@ import asyncio
 import re
 import ssl
 import struct
+from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote
 
 import pamqp.frame
 import structlog
@@ -24,6 +25,7 @@ from gateway.event import Event
 from gateway.journal import Record
 from gateway.metrics import RABBITMQ_BLOCKED, RABBITMQ_UNROUTED
 from gateway.sinks.amqp import CHANNEL, AmqpError, Publisher
+from gateway.urls import url_per_host
 
 log = structlog.get_logger()
 
@@ -50,13 +52,15 @@ _PERSISTENT = b"\x02"
 class RabbitMQSink:
     """Publishes to the broker and virtual host of `url` (amqp or amqps); `password` wins over the URL's.
 
-    An amqps URL may name files in its query: `cacertfile`, `certfile`, `keyfile`.
+    The URL may name several hosts with commas between them, the nodes of one cluster: one of them is used
+    until it fails, and then the next. An amqps URL may name files in its query: `cacertfile`, `certfile`,
+    `keyfile`.
     """
 
     name = "rabbitmq"
 
     def __init__(self, url: str, *, password: str | None = None) -> None:
-        self._url = urlsplit(url)
+        self._urls = deque(url_per_host(url))  # the first one is in use, or tried next
         self._password = password
         self._publisher: Publisher | None = None
         self._templates: dict[tuple[str, str, str], tuple[bytes, bytes]] = {}
@@ -71,9 +75,24 @@ class RabbitMQSink:
         return f"the broker blocks publishers ({publisher.blocked}); free its memory or disk"
 
     async def open(self) -> None:
-        """Connects and declares the exchange."""
-        await self.close()
-        url = self._url
+        """Connects to the first node that lets it in, and declares the exchange."""
+        failures: list[SinkUnavailable | ConfigurationError] = []
+        while len(failures) < len(self._urls):
+            await self.close()
+            try:
+                await self._connect(self._urls[0])
+            except (SinkUnavailable, ConfigurationError) as failure:
+                failures.append(failure)
+                self._urls.rotate(-1)
+            else:
+                return
+        if len(failures) == 1:
+            raise failures[0]
+        # What only a person can mend is worth reporting as such where no node is simply away.
+        refused = all(isinstance(failure, ConfigurationError) for failure in failures)
+        raise (ConfigurationError if refused else SinkUnavailable)("; ".join(map(str, failures)))
+
+    async def _connect(self, url: SplitResult) -> None:
         host = url.hostname or "localhost"
         port = url.port or (5671 if url.scheme == "amqps" else 5672)
         place = f"{host}:{port}"
@@ -84,9 +103,9 @@ class RabbitMQSink:
                     host,
                     port,
                     user=unquote(url.username or "guest"),
-                    password=self._login_password(),
+                    password=self._login_password(url),
                     virtual_host=virtual_host,
-                    tls=self._tls() if url.scheme == "amqps" else None,
+                    tls=_tls(url) if url.scheme == "amqps" else None,
                     on_blocked=self._on_blocked,
                     on_returned=RABBITMQ_UNROUTED.inc,
                 )
@@ -132,8 +151,10 @@ class RabbitMQSink:
             limit = _SIZE_LIMIT.search(str(error))
             if error.code == _PRECONDITION_FAILED and limit is not None:
                 self._max_body = min(self._max_body, int(limit[1]))
+            self._urls.rotate(-1)
             raise SinkUnavailable(f"RabbitMQ: {error}") from error
         except TimeoutError as error:
+            self._urls.rotate(-1)
             raise SinkUnavailable(f"RabbitMQ did not answer in {CHECK_TIMEOUT:g} s") from error
         if refused:
             raise RecordsRefused(refused)
@@ -144,24 +165,12 @@ class RabbitMQSink:
             publisher, self._publisher = self._publisher, None
             await publisher.close()
 
-    def _login_password(self) -> str:
+    def _login_password(self, url: SplitResult) -> str:
         if self._password is not None:
             return self._password
-        if self._url.password is not None:
-            return unquote(self._url.password)
-        return "" if self._url.username else "guest"
-
-    def _tls(self) -> ssl.SSLContext:
-        query = parse_qs(self._url.query)
-        try:
-            context = ssl.create_default_context(cafile=query.get("cacertfile", [None])[0])
-            if "certfile" in query:
-                context.load_cert_chain(query["certfile"][0], query.get("keyfile", [None])[0])
-        except OSError as error:
-            raise ConfigurationError(
-                f"TELEGRAM_RABBITMQ_URL names certificate files that cannot be used: {error}"
-            ) from error
-        return context
+        if url.password is not None:
+            return unquote(url.password)
+        return "" if url.username else "guest"
 
     def _on_blocked(self, reason: str | None) -> None:
         RABBITMQ_BLOCKED.set(0 if reason is None else 1)
@@ -205,6 +214,19 @@ class RabbitMQSink:
         for start in range(0, size, max_body_frame):
             part = body if size <= max_body_frame else body[start : start + max_body_frame]
             frames += (_FRAME_START.pack(_BODY, CHANNEL, len(part)), part, _FRAME_END)
+
+
+def _tls(url: SplitResult) -> ssl.SSLContext:
+    query = parse_qs(url.query)
+    try:
+        context = ssl.create_default_context(cafile=query.get("cacertfile", [None])[0])
+        if "certfile" in query:
+            context.load_cert_chain(query["certfile"][0], query.get("keyfile", [None])[0])
+    except OSError as error:
+        raise ConfigurationError(
+            f"TELEGRAM_RABBITMQ_URL names certificate files that cannot be used: {error}"
+        ) from error
+    return context
 
 
 def _constant_parts(event: Event) -> tuple[bytes, bytes]:

@@ -59,6 +59,9 @@ def test_values_are_read_in_their_units(
         ("LOG_LEVEL", "loud", "INFO"),
         ("DB_DSN", "mysql://x/y", "postgresql://"),
         ("RABBITMQ_URL", "localhost", "amqp://"),
+        ("RABBITMQ_URL", "amqp://telegram@one,,three/telegram", "names a host"),
+        ("RABBITMQ_URL", "amqp://telegram@one:5672,two:66666/telegram", "port"),
+        ("DB_DSN", "postgresql://telegram@one:5432,two:5432/telegram", "port"),
     ],
 )
 def test_a_bad_value_is_named_with_what_to_write(
