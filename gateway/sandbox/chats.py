@@ -51,6 +51,11 @@ class Chat:
     records: list[Entry] = field(default_factory=list)
     version: int = 1
     migrated_to: Chat | None = None
+    migrated_from: Chat | None = None
+    hidden_history: bool = False  # new members do not see what was written before they came
+    joined: dict[int, int] = field(default_factory=dict)  # when each member came, by user id
+    visible_from: dict[int, int] = field(default_factory=dict)  # the first message id that a member may see
+    banned: dict[int, str] = field(default_factory=dict)  # what Telegram says to whom it keeps out
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.ref} {self.title!r}>"
@@ -86,14 +91,28 @@ class Chat:
             del self.ids[bisect_left(self.ids, message_id)]
         return message
 
+    def refuses(self, viewer: User) -> str | None:
+        """The error that keeps the viewer out: of a ban, or of a private chat that one is no member of."""
+        if viewer.id in self.banned:
+            return self.banned[viewer.id]
+        private = self.is_channel and self.username is None and viewer.id not in self.members
+        return "CHANNEL_PRIVATE" if private else None
+
+    def shows(self, viewer: User, message_id: int) -> bool:
+        """Whether a message of this id, as the chat counts, is not hidden from the viewer."""
+        return message_id >= self.visible_from.get(viewer.id, 0)
+
     def ids_for(self, viewer: User) -> list[int]:
         """The ids of the messages that the viewer can find, oldest first, as the viewer counts."""
-        return self.ids if self.is_channel else viewer.ids_by_chat.get(self, [])
+        if not self.is_channel:
+            return viewer.ids_by_chat.get(self, [])
+        hidden = bisect_left(self.ids, self.visible_from.get(viewer.id, 0))
+        return self.ids[hidden:] if hidden else self.ids
 
     def message_for(self, viewer: User, message_id: int) -> Message | None:
         """The message that the viewer knows by this id."""
         if self.is_channel:
-            return self.messages.get(message_id)
+            return self.messages.get(message_id) if self.shows(viewer, message_id) else None
         chat, own_id = viewer.mailbox.get(message_id, (None, 0))
         return self.messages.get(own_id) if chat is self else None
 

@@ -103,6 +103,18 @@ class Commands:
     def leave(self, chat: str, user: int) -> None:
         self._world.leave(self.chat(chat), self.user(user))
 
+    def ban(self, chat: str, user: int, error: str | None = None) -> None:
+        self._world.ban(self.chat(chat), self.user(user), error=error)
+
+    def unban(self, chat: str, user: int) -> None:
+        self._world.unban(self.chat(chat), self.user(user))
+
+    def make_private(self, chat: str) -> None:
+        self._world.make_private(self.chat(chat))
+
+    def skip_ids(self, chat: str, n: int) -> None:
+        self._world.skip_ids(self.chat(chat), n)
+
     def post(
         self,
         chat: str,

@@ -172,12 +172,16 @@ class Directory:
         chat.creator = next(iter(chat.members.values()), None)
         for user in chat.members.values():
             user.chats[chat] = None
+            chat.joined[user.id] = chat.date
         self.chats[chat.ref] = chat
         return chat
 
     def _enter(self, chat: Chat, user: User) -> None:
         """Opens the window in which the user sees the channel, and tells the user's sessions."""
+        if chat.hidden_history:
+            chat.visible_from[user.id] = chat.next_message_id
         chat.members[user.id] = user
+        chat.joined[user.id] = self.now()
         user.chats[chat] = None
         user.windows.setdefault(chat, []).append((self.position, None))
         self._notice(chat, user)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from gateway.sandbox.chats import Chat
+from gateway.sandbox.chats import Chat, Topic
 from gateway.sandbox.directory import Directory
-from gateway.sandbox.messages import Entry, EntryKind, Forward, Media, Message
+from gateway.sandbox.messages import Action, Entity, Entry, EntryKind, Forward, Media, Message
 from gateway.sandbox.users import User
 
 _FIRST_MEDIA_ID = 5_000_000_000_000_001
@@ -139,3 +140,50 @@ class Recorder(Directory):
         if source.sender is not None:
             return Forward(source.date, user=source.sender)
         return Forward(source.date, channel=source.chat, channel_post=source.id)
+
+    def _service(
+        self, chat: Chat, action: Action, sender: User | None, *, reply_to: int | None = None
+    ) -> Message:
+        message = self._compose(chat, "", sender, reply_to, action=action)
+        self._tell(chat, self._record(chat, message))
+        return message
+
+    def _message(self, chat: Chat, message: Message | int) -> Message:
+        message_id = message.id if isinstance(message, Message) else message
+        if message_id not in chat.messages:
+            raise ValueError(f"{chat.ref} holds no message {message_id}; it was deleted, or never there")
+        return chat.messages[message_id]
+
+    def _compose(
+        self,
+        chat: Chat,
+        text: str,
+        sender: User | None = None,
+        reply_to: Message | int | None = None,
+        topic: Topic | int | None = None,
+        media: Media | str | None = None,
+        grouped_id: int | None = None,
+        forward_from: User | Chat | Message | None = None,
+        entities: Sequence[Entity] = (),
+        date: datetime | int | None = None,
+        action: Action | None = None,
+    ) -> Message:
+        if chat.migrated_to is not None:
+            raise ValueError(f"{chat.title!r} became the supergroup {chat.migrated_to.ref}; post there")
+        if sender is None and not chat.is_channel:
+            sender = next(reversed(chat.members.values()))
+        answered = self._message(chat, reply_to) if reply_to is not None else None
+        return self._new_message(
+            chat,
+            text=text,
+            sender=sender,
+            reply_to=answered.id if answered is not None else None,
+            reply_ids=answered.ids if answered is not None else None,
+            topic=topic.id if isinstance(topic, Topic) else topic,
+            media=self._with_id(media) if media is not None else None,
+            grouped_id=grouped_id,
+            forward=self._forward(forward_from) if forward_from is not None else None,
+            entities=tuple(entities),
+            date=int(date.timestamp()) if isinstance(date, datetime) else date,
+            action=action,
+        )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,7 +27,7 @@ class Sandbox:
 
     `state_dir` keeps the keys and logins of its clients; the world lives as long as this object, and the
     next one in the same directory is a new world with new chats.
-    `control_port` opens the HTTP control interface (0: any free port).
+    `control_port` opens the HTTP control interface (0: any free port). `clock` is the world's time.
     """
 
     def __init__(
@@ -36,9 +38,10 @@ class Sandbox:
         port: int = 0,
         control_port: int | None = None,
         seed: int = 0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.world = World(seed=seed, generation=_next_generation(state_dir))
+        self.world = World(seed=seed, clock=clock, generation=_next_generation(state_dir))
         self.delivery = Delivery(self.world)
         self.accounts = Accounts(self.world, self.delivery, state_dir)
         self.faults = SandboxFaults(self.delivery, self.accounts, seed)

@@ -37,6 +37,8 @@ class View:
     def chat(self, chat: Chat) -> Any:
         """The chat's own object; private chats have none."""
         if chat.kind == "group":
+            if self.viewer.id in chat.banned:
+                return types.ChatForbidden(chat.id, chat.title)
             moved = chat.migrated_to
             return types.Chat(
                 chat.id,
@@ -56,7 +58,7 @@ class View:
             )
         access_hash = self.world.access_hash(self.viewer, "channel", chat.id)
         broadcast = chat.kind == "channel"
-        if self.viewer.id not in chat.members and chat.username is None:
+        if chat.refuses(self.viewer):
             return types.ChannelForbidden(
                 chat.id, access_hash, chat.title, broadcast=broadcast or None, megagroup=not broadcast or None
             )
@@ -64,7 +66,7 @@ class View:
             chat.id,
             chat.title,
             types.ChatPhotoEmpty(),
-            chat.date,
+            chat.joined[self.viewer.id] if self.viewer.id in chat.members else chat.date,
             creator=(chat.creator is self.viewer) or None,
             left=(self.viewer.id not in chat.members) or None,
             broadcast=broadcast or None,

@@ -11,15 +11,16 @@ from datetime import datetime
 import msgspec
 
 from gateway.sandbox.chats import GENERAL_TOPIC, Chat, Topic
+from gateway.sandbox.membership import Membership
 from gateway.sandbox.messages import Action, Entity, Entry, Media, Message
-from gateway.sandbox.recording import Recorder, Step
+from gateway.sandbox.recording import Step
 from gateway.sandbox.users import User
 
 _FIRST_ALBUM_ID = 13_000_000_000_000_001
 
 
-class World(Recorder):
-    """People post, edit, react, delete, join and leave here.
+class World(Membership):
+    """People post, edit, react, delete, join and leave here (the last two in `Membership`).
 
     A message is named by its `Message` or by its id in the chat (`Message.id`). Where no sender is given, a
     channel posts as itself, a supergroup gets an anonymous admin's message, and in groups and private chats
@@ -27,10 +28,20 @@ class World(Recorder):
     """
 
     def add_supergroup(
-        self, title: str, members: Iterable[User], *, forum: bool = False, username: str | None = None
+        self,
+        title: str,
+        members: Iterable[User],
+        *,
+        forum: bool = False,
+        username: str | None = None,
+        hidden_history: bool = False,
     ) -> Chat:
-        """A supergroup. A forum starts with its creation message, which is its General topic."""
+        """A supergroup. A forum starts with its creation message, which is its General topic.
+
+        With `hidden_history` those who join later do not see what was written before.
+        """
         chat = self._add_channel("supergroup", title, members, username, forum)
+        chat.hidden_history = hidden_history
         if forum:
             first = self._new_message(chat, sender=chat.creator, action=Action("ChannelCreate", title))
             self._record(chat, first, pushed=False)
@@ -148,44 +159,12 @@ class World(Recorder):
         self._tell(chat, step)
         return self._service(chat, Action("PinMessage"), sender, reply_to=pinned.id)
 
-    def join(self, chat: Chat, user: User) -> None:
-        """Adds a member; groups and supergroups say so in a service message."""
-        if chat.kind == "private" or user.id in chat.members:
-            return
-        if chat.is_channel:
-            self._enter(chat, user)
-        else:
-            chat.members[user.id] = user
-            user.chats[chat] = None
-            chat.version += 1
-        if chat.kind != "channel":
-            self._service(chat, Action("ChatAddUser", users=(user.id,)), user)
-
-    def leave(self, chat: Chat, user: User) -> None:
-        """Takes a member out; a basic group tells the one who leaves, too."""
-        if chat.kind == "private" or user.id not in chat.members:
-            return
-        farewell = Action("ChatDeleteUser", users=(user.id,))
-        if chat.kind == "group":
-            self._service(chat, farewell, user)
-            del chat.members[user.id]
-            chat.version += 1
-        else:
-            self._exit(chat, user)
-            if chat.kind == "supergroup":
-                self._service(chat, farewell, user)
-
-    def migrate(self, group: Chat) -> Chat:
-        """Turns a basic group into a supergroup, which is a new chat; the group stays behind, closed."""
-        if group.kind != "group" or group.migrated_to is not None:
-            raise ValueError(f"{group.title!r} is no open basic group, so it cannot migrate")
-        chat = self._add_channel("supergroup", group.title, group.members.values(), None)
-        moved = self._compose(group, "", group.creator, action=Action("ChatMigrateTo", peer_id=chat.id))
-        group.migrated_to = chat
-        group.version += 1
-        self._tell(group, self._record(group, moved))
-        self._service(chat, Action("ChannelMigrateFrom", group.title, peer_id=group.id), group.creator)
-        return chat
+    def skip_ids(self, chat: Chat, n: int) -> None:
+        """Uses up `n` ids that no message of this chat will ever have, as service messages for others do."""
+        chat.next_message_id += n
+        if not chat.is_channel:
+            for user in chat.members.values():
+                user.next_message_id += n
 
     def import_history(
         self, chat: Chat, n: int, *, text: str = "Histórico {}", sender: User | None = None, seconds: int = 60
@@ -208,50 +187,3 @@ class World(Recorder):
         entry = self._entry(user, chat, "read_inbox", ids=(user.read_up_to[chat],))
         self.listener.account_changed(user, (entry,))
         return entry
-
-    def _service(
-        self, chat: Chat, action: Action, sender: User | None, *, reply_to: int | None = None
-    ) -> Message:
-        message = self._compose(chat, "", sender, reply_to, action=action)
-        self._tell(chat, self._record(chat, message))
-        return message
-
-    def _message(self, chat: Chat, message: Message | int) -> Message:
-        message_id = message.id if isinstance(message, Message) else message
-        if message_id not in chat.messages:
-            raise ValueError(f"{chat.ref} holds no message {message_id}; it was deleted, or never there")
-        return chat.messages[message_id]
-
-    def _compose(
-        self,
-        chat: Chat,
-        text: str,
-        sender: User | None = None,
-        reply_to: Message | int | None = None,
-        topic: Topic | int | None = None,
-        media: Media | str | None = None,
-        grouped_id: int | None = None,
-        forward_from: User | Chat | Message | None = None,
-        entities: Sequence[Entity] = (),
-        date: datetime | int | None = None,
-        action: Action | None = None,
-    ) -> Message:
-        if chat.migrated_to is not None:
-            raise ValueError(f"{chat.title!r} became the supergroup {chat.migrated_to.ref}; post there")
-        if sender is None and not chat.is_channel:
-            sender = next(reversed(chat.members.values()))
-        answered = self._message(chat, reply_to) if reply_to is not None else None
-        return self._new_message(
-            chat,
-            text=text,
-            sender=sender,
-            reply_to=answered.id if answered is not None else None,
-            reply_ids=answered.ids if answered is not None else None,
-            topic=topic.id if isinstance(topic, Topic) else topic,
-            media=self._with_id(media) if media is not None else None,
-            grouped_id=grouped_id,
-            forward=self._forward(forward_from) if forward_from is not None else None,
-            entities=tuple(entities),
-            date=int(date.timestamp()) if isinstance(date, datetime) else date,
-            action=action,
-        )

@@ -470,3 +470,174 @@ def test_one_post_costs_little(sandbox: Sandbox, me: User, friend: User, channel
         sandbox.world.post(channel, "COMPRA PETR4: 25,50 A 26,00 ALVO 1 26,50 STOP 25,00")
     microseconds = (time.process_time() - started) / 3000 * 1e6
     assert microseconds < 100  # about 30 on an idle machine; the wire adds about 40
+
+
+async def test_the_date_of_a_channel_is_when_the_account_joined_it(
+    tmp_path: Path,
+) -> None:
+    seconds = [1_700_000_000.0]
+    sandbox = Sandbox(state_dir=tmp_path, clock=lambda: seconds[0])
+    me, friend = sandbox.world.add_user("Ana", phone="+55"), sandbox.world.add_user("Bruno")
+    channel = sandbox.world.add_channel("Canal", [friend], username="canal")
+    client = Client(sandbox, me)
+    request = functions.channels.GetChannelsRequest([input_channel(sandbox, me, channel)])
+    assert (await client(request)).chats[0].date.timestamp() == 1_700_000_000
+    seconds[0] += 3600
+    sandbox.world.join(channel, me)
+    assert (await client(request)).chats[0].date.timestamp() == 1_700_003_600
+    seconds[0] += 60
+    sandbox.world.leave(channel, me)
+    sandbox.world.join(channel, me)
+    assert (await client(request)).chats[0].date.timestamp() == 1_700_003_660
+    dialogs = await client(functions.messages.GetDialogsRequest(None, 0, types.InputPeerEmpty(), 20, 0))
+    assert [chat.date.timestamp() for chat in dialogs.chats] == [1_700_003_660]
+    assert sandbox.delivery.view(friend).chat(channel).date == 1_700_000_000
+
+
+async def test_deleted_and_skipped_ids_are_holes(
+    sandbox: Sandbox, me: User, channel: Chat, client: Client
+) -> None:
+    world = sandbox.world
+    world.post_many(channel, ["one", "two", "three"])
+    world.delete(channel, 2)
+    world.skip_ids(channel, 2)
+    assert world.post(channel, "six").id == 6
+    peer = input_channel(sandbox, me, channel)
+    ids = [types.InputMessageID(message_id) for message_id in range(1, 8)]
+    found = (await client(functions.channels.GetMessagesRequest(peer, ids))).messages
+    assert [message.id for message in found] == [1, 2, 3, 4, 5, 6, 7]
+    assert [m.id for m in found if isinstance(m, types.MessageEmpty)] == [2, 4, 5, 7]
+    history = functions.messages.GetHistoryRequest(input_peer(sandbox, me, channel), 0, None, 0, 500, 0, 0, 0)
+    assert [message.id for message in (await client(history)).messages] == [6, 3, 1]
+
+
+async def test_a_request_gives_at_most_a_hundred_messages(
+    sandbox: Sandbox, me: User, friend: User, channel: Chat, client: Client
+) -> None:
+    sandbox.world.post_many(channel, [str(number) for number in range(150)])
+    peer = input_peer(sandbox, me, channel)
+    page = await client(functions.messages.GetHistoryRequest(peer, 0, None, 0, 1000, 0, 0, 0))
+    assert [message.id for message in page.messages] == list(range(150, 50, -1))
+    ascending = await client(functions.messages.GetHistoryRequest(peer, 21, None, -100, 100, 0, 20, 0))
+    assert [message.id for message in ascending.messages] == list(range(120, 20, -1))
+    named = input_channel(sandbox, me, channel)
+    for request in (
+        functions.channels.GetMessagesRequest(named, []),
+        functions.messages.GetMessagesRequest([]),
+    ):
+        with pytest.raises(RpcError, match="MESSAGE_IDS_EMPTY"):
+            await client(request)
+    ids = [types.InputMessageID(message_id) for message_id in range(1, 102)]
+    for request in (
+        functions.channels.GetMessagesRequest(named, ids),
+        functions.messages.GetMessagesRequest(ids),
+    ):
+        with pytest.raises(RpcError, match="LIMIT_INVALID"):
+            await client(request)
+
+
+@pytest.mark.parametrize("error", [None, "USER_BANNED_IN_CHANNEL"])
+async def test_who_is_banned_from_a_channel_finds_nothing_of_it_until_coming_back(
+    sandbox: Sandbox, me: User, friend: User, client: Client, error: str | None
+) -> None:
+    world = sandbox.world
+    channel = world.add_supergroup("Mesa", [friend, me], username="mesa")
+    world.post(channel, "before", sender=friend)
+    named, peer = input_channel(sandbox, me, channel), input_peer(sandbox, me, channel)
+    world.ban(channel, me, error=error)
+    pushed = client.pushed[-1]
+    assert isinstance(pushed.updates[0], types.UpdateChannel)
+    assert isinstance(pushed.chats[0], types.ChannelForbidden)
+    world.post(channel, "meanwhile", sender=friend)
+    assert client.pushed[-1] is pushed
+    everything = types.ChannelMessagesFilterEmpty()
+    history = functions.messages.GetHistoryRequest(peer, 0, None, 0, 100, 0, 0, 0)
+    for request in (
+        history,
+        functions.channels.GetMessagesRequest(named, [types.InputMessageID(1)]),
+        functions.updates.GetChannelDifferenceRequest(named, everything, 1, 100),
+        functions.channels.JoinChannelRequest(named),
+    ):
+        with pytest.raises(RpcError, match=error or "CHANNEL_PRIVATE"):
+            await client(request)
+    dialogs = functions.messages.GetDialogsRequest(None, 0, types.InputPeerEmpty(), 20, 0)
+    assert (await client(dialogs)).dialogs == []
+    difference = await client(
+        functions.updates.GetDifferenceRequest(me.log.pts, datetime.fromtimestamp(0, UTC), 0)
+    )
+    assert isinstance(difference.chats[0], types.ChannelForbidden)
+    with pytest.raises(ValueError, match="unban first"):
+        world.join(channel, me)
+    world.unban(channel, me)
+    world.join(channel, me)
+    assert [m.message for m in (await client(history)).messages if isinstance(m, types.Message)] == [
+        "meanwhile",
+        "before",
+    ]
+    assert "meanwhile" not in {event.text for event in sandbox.truth(me)}
+
+
+async def test_who_is_banned_from_a_basic_group_is_told_and_kept_out(
+    sandbox: Sandbox, me: User, friend: User, client: Client
+) -> None:
+    world = sandbox.world
+    group = world.add_group("Grupo", [friend, me])
+    before = world.post(group, "before", sender=friend)
+    world.ban(group, me)
+    assert isinstance(client.updates()[-1].message.action, types.MessageActionChatDeleteUser)
+    assert isinstance(client.pushed[-1].chats[0], types.ChatForbidden)
+    with pytest.raises(RpcError, match="403 CHAT_FORBIDDEN"):
+        await client(
+            functions.messages.GetHistoryRequest(types.InputPeerChat(group.id), 0, None, 0, 9, 0, 0, 0)
+        )
+    by_id = functions.messages.GetMessagesRequest([types.InputMessageID(before.id_for(me.id))])
+    assert isinstance((await client(by_id)).messages[0], types.MessageEmpty)
+    world.unban(group, me)
+    world.join(group, me)
+    assert (await client(by_id)).messages[0].message == "before"
+
+
+async def test_a_supergroup_can_hide_what_was_before_a_member_came(
+    sandbox: Sandbox, me: User, friend: User, client: Client
+) -> None:
+    world = sandbox.world
+    chat = world.add_supergroup("Mesa", [friend], hidden_history=True)
+    world.post(chat, "hidden")
+    world.join(chat, me)
+    world.post(chat, "seen")
+    named, peer = input_channel(sandbox, me, chat), input_peer(sandbox, me, chat)
+    history = await client(functions.messages.GetHistoryRequest(peer, 0, None, 0, 100, 0, 0, 0))
+    assert [message.id for message in history.messages] == [3, 2]
+    ids = [types.InputMessageID(message_id) for message_id in (1, 2, 3)]
+    found = (await client(functions.channels.GetMessagesRequest(named, ids))).messages
+    assert [isinstance(message, types.MessageEmpty) for message in found] == [True, False, False]
+    everything = types.ChannelMessagesFilterEmpty()
+    difference = await client(functions.updates.GetChannelDifferenceRequest(named, everything, 1, 100))
+    assert [message.id for message in difference.new_messages] == [2, 3]
+    assert len(chat.ids_for(friend)) == 3
+
+
+async def test_who_is_no_member_is_kept_out_once_a_chat_is_private(
+    sandbox: Sandbox, me: User, friend: User, client: Client
+) -> None:
+    channel = sandbox.world.add_channel("Canal", [friend], username="canal")
+    request = functions.channels.GetChannelsRequest([input_channel(sandbox, me, channel)])
+    assert (await client(request)).chats[0].username == "canal"
+    sandbox.world.make_private(channel)
+    with pytest.raises(RpcError, match="CHANNEL_PRIVATE"):
+        await client(request)
+
+
+async def test_the_top_message_of_every_kind_of_dialog_is_its_newest_that_is_left(
+    sandbox: Sandbox, me: User, friend: User, client: Client
+) -> None:
+    chats = every_kind_of_chat(sandbox, me, friend)
+    expected = {}
+    for chat in chats:
+        left = sandbox.world.post(chat, "stays", sender=friend)
+        sandbox.world.delete(chat, sandbox.world.post(chat, "goes", sender=friend))
+        expected[str(client_peer(chat, me))] = left.id_for(me.id)
+    request = functions.messages.GetDialogsRequest(None, 0, types.InputPeerEmpty(), 100, 0)
+    found = await client(request)
+    assert {str(dialog.peer.to_dict()): dialog.top_message for dialog in found.dialogs} == expected
+    assert {str(message.peer_id.to_dict()): message.id for message in found.messages} == expected

@@ -78,12 +78,15 @@ class Call:
             self._check_hash(peer.access_hash, "channel", chat.id, "CHANNEL_INVALID")
         if self.services.faults.refuses_channel(self.me, chat):
             raise RpcError(400, "CHANNEL_PRIVATE")
-        if self.me.id not in chat.members and chat.username is None:
-            raise RpcError(400, "CHANNEL_PRIVATE")
+        refusal = chat.refuses(self.me)
+        if refusal is not None:
+            raise RpcError(400, refusal)
         return chat
 
     def group_with_id(self, chat_id: int) -> Chat:
         chat = self.world.groups.get(chat_id)
+        if chat is not None and self.me.id in chat.banned:
+            raise RpcError(403, chat.banned[self.me.id])
         if chat is None or chat not in self.me.chats:
             raise RpcError(400, "CHAT_ID_INVALID")
         return chat

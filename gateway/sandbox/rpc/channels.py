@@ -71,9 +71,9 @@ def get_participant(call: Call, request: Any) -> Any:
     if user is channel.creator:
         found: Any = types.ChannelParticipantCreator(user.id, types.ChatAdminRights())
     elif user is call.me:
-        found = types.ChannelParticipantSelf(user.id, user.id, channel.date)
+        found = types.ChannelParticipantSelf(user.id, user.id, channel.joined[user.id])
     else:
-        found = types.ChannelParticipant(user.id, channel.date)
+        found = types.ChannelParticipant(user.id, channel.joined[user.id])
     return types.channels.ChannelParticipant(found, [], [call.view.user(user)])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from telethon.tl import functions, types
 
 from gateway.sandbox import tl
+from gateway.sandbox.backend import RpcError
 from gateway.sandbox.chats import Chat
 from gateway.sandbox.messages import Message
 from gateway.sandbox.rpc.call import Call, Handlers
@@ -16,6 +17,7 @@ from gateway.sandbox.rpc.call import Call, Handlers
 handlers = Handlers()
 
 _PAGE_LIMIT = 100
+_IDS_LIMIT = 100
 _KINDS_BY_FILTER = {
     types.InputMessagesFilterPhotos: ("photo",),
     types.InputMessagesFilterPhotoVideo: ("photo",),
@@ -63,10 +65,12 @@ def search(call: Call, request: Any) -> Any:
 
 @handlers.answers(functions.messages.GetMessagesRequest)
 def get_messages(call: Call, request: Any) -> Any:
+    _check_count(request.id)
     found = []
     for wanted in request.id:
         chat, own_id = call.me.mailbox.get(getattr(wanted, "id", 0), (None, 0))
-        found.append(chat.messages.get(own_id) if chat is not None else None)
+        reachable = chat is not None and chat.refuses(call.me) is None
+        found.append(chat.messages.get(own_id) if chat is not None and reachable else None)
     messages, users, chats = _exactly(call, request.id, found, None)
     return types.messages.Messages(messages, [], chats, users)
 
@@ -74,19 +78,31 @@ def get_messages(call: Call, request: Any) -> Any:
 @handlers.answers(functions.channels.GetMessagesRequest)
 def get_channel_messages(call: Call, request: Any) -> Any:
     channel = call.channel_named(request.channel)
+    _check_count(request.id)
     found = []
     for wanted in request.id:
         if isinstance(wanted, types.InputMessagePinned):
-            pinned = [message for message in channel.messages.values() if message.pinned]
+            pinned = [
+                message
+                for message in channel.messages.values()
+                if message.pinned and channel.shows(call.me, message.id)
+            ]
             found.append(pinned[-1] if pinned else None)
             continue
-        message = channel.messages.get(getattr(wanted, "id", 0))
+        message = channel.message_for(call.me, getattr(wanted, "id", 0))
         if isinstance(wanted, types.InputMessageReplyTo):
             answered = message.reply_to if message is not None else None
-            message = channel.messages.get(answered) if answered is not None else None
+            message = channel.message_for(call.me, answered) if answered is not None else None
         found.append(message)
     messages, users, chats = _exactly(call, request.id, found, channel)
     return types.messages.ChannelMessages(channel.log.pts, len(messages), messages, [], chats, users)
+
+
+def _check_count(ids: list[Any]) -> None:
+    if not ids:
+        raise RpcError(400, "MESSAGE_IDS_EMPTY")
+    if len(ids) > _IDS_LIMIT:
+        raise RpcError(400, "LIMIT_INVALID")
 
 
 def _exactly(

@@ -66,7 +66,7 @@ def get_channel_difference(call: Call, request: Any) -> Any:
     log = channel.log
     entries = log.since(request.pts)
     if entries is None or call.services.faults.takes_too_long(channel):
-        ids = channel.ids[-_TOO_LONG_MESSAGES:]
+        ids = channel.ids_for(call.me)[-_TOO_LONG_MESSAGES:]
         newest = [channel.messages[message_id] for message_id in reversed(ids)]
         users, chats = call.view.people(newest, [channel])
         return types.updates.ChannelDifferenceTooLong(
@@ -79,8 +79,9 @@ def get_channel_difference(call: Call, request: Any) -> Any:
     if not entries:
         return types.updates.ChannelDifferenceEmpty(log.pts, final=True)
     part = entries[: min(request.limit, call.world.difference_limit)]
-    messages, others = _divide(call, part)
-    users, chats = call.view.named(part)
+    shown = [entry for entry in part if entry.message is None or channel.shows(call.me, entry.message.id)]
+    messages, others = _divide(call, shown)
+    users, chats = call.view.named(shown)
     return types.updates.ChannelDifference(
         part[-1].pts, messages, others, chats, users, final=True if len(part) == len(entries) else None
     )
