@@ -2,15 +2,31 @@
 
 from gateway.journal.journal import Journal
 from gateway.journal.reader import Reader, open_reader, read_stats
-from gateway.journal.records import AccountState, Batch, JournalStats, Record, SinkStats
+from gateway.journal.records import (
+    AccountState,
+    Batch,
+    ChatLedger,
+    Gap,
+    JournalStats,
+    LedgerChanges,
+    Missing,
+    Record,
+    Settled,
+    SinkStats,
+)
 
 __all__ = [
     "AccountState",
     "Batch",
+    "ChatLedger",
+    "Gap",
     "Journal",
     "JournalStats",
+    "LedgerChanges",
+    "Missing",
     "Reader",
     "Record",
+    "Settled",
     "SinkStats",
     "open_reader",
     "read_stats",

@@ -15,9 +15,10 @@ import apsw
 from gateway import metrics
 from gateway.errors import JournalError
 from gateway.event import utc_now
+from gateway.journal.moments import microseconds
 from gateway.journal.prune import CHUNK_ROWS, prune_chunk
 from gateway.journal.reader import Reader
-from gateway.journal.records import AccountState, Batch, JournalStats, Record
+from gateway.journal.records import AccountState, Batch, ChatLedger, Gap, JournalStats, Record
 from gateway.journal.schema import io_failure, lock
 from gateway.journal.store import Row, Store
 from gateway.journal.tail import Tail
@@ -57,6 +58,8 @@ class Journal:
         self._reason = JournalError(f"the journal {path} is not open")
         self._last_seq = 0
         self._first_seq = 1
+        self.gaps_version = 0  # moves whenever a gap is opened or closed
+        self._gaps_moved = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -142,6 +145,24 @@ class Journal:
         """
         return await self._on_reader(self._reader.chat_of, account_scope, message_ids)
 
+    async def ledger(self, account: str) -> dict[int, ChatLedger]:
+        """What is known of each of an account's chats (by marked id; 0 for ids that count per account)."""
+        return await self._on_reader(self._reader.ledger, account)
+
+    async def open_gaps(self, account: str) -> list[Gap]:
+        """The ranges that the account has to fetch, those opened last first."""
+        return await self._on_reader(self._reader.gaps, account)
+
+    async def wait_gaps_moved(self, version: int) -> None:
+        """Returns as soon as `gaps_version` is not `version`."""
+        while self.gaps_version == version:
+            self._require_usable()
+            await self._gaps_moved.wait()
+
+    async def held(self, scope: int, messages: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Those of `messages` (marked chat id, message id) that the journal still holds as first seen."""
+        return await self._on_reader(self._reader.held, scope, messages)
+
     async def read(self, after: int, limit: int) -> Sequence[Record]:
         """Up to `limit` records with numbers above `after`, in order; none when there are none yet."""
         self._require_usable()
@@ -189,6 +210,7 @@ class Journal:
         """Removes what is older than the retention and behind every enabled sink; returns how many."""
         before = utc_now() - self._retention
         self._flush_cursors()
+        await self._on_writer(lambda store: store.ledger.prune(microseconds(before)))
         total = 0
         while True:
             removed = await self._on_writer(lambda store: prune_chunk(store, self._sinks, before))
@@ -269,6 +291,9 @@ class Journal:
 
     def _on_committed(self, commit: Commit) -> None:
         self._first_seq = commit.first_seq
+        if commit.gaps_changed:
+            self.gaps_version += 1
+            self._wake_gaps()
         if commit.records:
             self._last_seq = commit.last_seq
             self._tail.extend(commit.records)
@@ -296,9 +321,14 @@ class Journal:
     def _refuse(self, reason: JournalError) -> None:
         self._reason = reason
         self._usable = False
+        self._wake_gaps()
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(self._refusal())
+
+    def _wake_gaps(self) -> None:
+        moved, self._gaps_moved = self._gaps_moved, asyncio.Event()
+        moved.set()
 
     def _refusal(self) -> JournalError:
         # A new one each time: an exception keeps the traceback of everyone it was raised to.

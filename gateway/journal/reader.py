@@ -13,9 +13,10 @@ import apsw
 import msgspec
 
 from gateway.errors import JournalError
-from gateway.journal.records import AccountState, JournalStats, Record, SinkStats
+from gateway.journal.ledger import NO_ACCESS
+from gateway.journal.moments import moment
+from gateway.journal.records import AccountState, ChatLedger, Gap, JournalStats, Record, SinkStats
 from gateway.journal.schema import connect, io_failure, read_bounds, read_cursors, require_schema
-from gateway.journal.store import moment
 
 # A body is JSON on one line: the encoder escapes line breaks inside strings.
 _READ = """
@@ -29,6 +30,32 @@ SELECT json_group_array(json_array(channel_id, pts, access_hash)) FROM channel_s
 _CHATS = """
 SELECT json_group_array(json_array(message_id, CAST(chat AS TEXT), chat_type)) FROM peer_index
 WHERE scope = ? AND message_id IN (SELECT value FROM json_each(?))
+"""
+_HELD = """
+SELECT json_group_array(json_array(value ->> 0, value ->> 1)) FROM json_each(?2) WHERE EXISTS (
+    SELECT 1 FROM events
+    WHERE scope = ?1 AND chat = value ->> 0 AND message_id = value ->> 1 AND revision = ''
+)
+"""
+_GAPS = """
+SELECT json_group_array(json_array(
+    id, account, chat, first_id, last_id, source, reread, state, why, opened_at, closed_at
+)) FROM (
+    SELECT * FROM gaps
+    WHERE (?1 IS NULL OR account = ?1) AND (?2 IS NULL OR chat = ?2) AND (?3 IS NULL OR state = ?3)
+    ORDER BY id DESC LIMIT ?4
+)
+"""
+_LEDGER = f"""
+SELECT json_group_array(json_array(
+    chat, base, top,
+    coalesce((
+        SELECT min(first_id) - 1 FROM gaps g
+        WHERE g.account = l.account AND g.chat = l.chat AND state = 'open' AND NOT reread
+    ), top),
+    since,
+    EXISTS (SELECT 1 FROM gaps g WHERE g.account = l.account AND g.chat = l.chat AND why = '{NO_ACCESS}')
+)) FROM ledger l WHERE account = ?
 """
 _RECEIVED = "SELECT received_at FROM events WHERE seq >= ? ORDER BY seq LIMIT 1"
 
@@ -77,6 +104,41 @@ class Reader:
         ids = msgspec.json.encode(list(message_ids)).decode()
         found = self._execute(_CHATS, (scope, ids)).get
         return {message_id: (chat, chat_type) for message_id, chat, chat_type in msgspec.json.decode(found)}
+
+    def held(self, scope: int, messages: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Those of `messages` (marked chat id, message id) whose first revision the journal still holds."""
+        found = self._execute(_HELD, (scope, msgspec.json.encode(messages).decode())).get
+        return {(chat, message_id) for chat, message_id in msgspec.json.decode(found)}
+
+    def gaps(
+        self,
+        account: str | None = None,
+        *,
+        chat: int | None = None,
+        state: str | None = "open",
+        limit: int = -1,
+    ) -> list[Gap]:
+        """Gaps, the newest first; None means all."""
+        rows = msgspec.json.decode(self._execute(_GAPS, (account, chat, state, limit)).get)
+        return [
+            Gap(
+                *row[:6],
+                reread=bool(row[6]),
+                state=row[7],
+                why=row[8],
+                opened_at=moment(row[9]),
+                closed_at=None if row[10] is None else moment(row[10]),
+            )
+            for row in rows
+        ]
+
+    def ledger(self, account: str) -> dict[int, ChatLedger]:
+        """What is known of each of an account's chats, by marked id."""
+        rows = msgspec.json.decode(self._execute(_LEDGER, (account,)).get)
+        return {
+            chat: ChatLedger(base, top, mark, moment(since), bool(no_access))
+            for chat, base, top, mark, since, no_access in rows
+        }
 
     def stats(self, cursors: Mapping[str, int]) -> JournalStats:
         """The counts, with `cursors` for where the sinks are. A handful of point look-ups."""
