@@ -23,7 +23,7 @@ WRITE_BUFFER_BYTES = 256 << 10
 OLDEST_MESSAGE_SECONDS = 300
 NEWEST_MESSAGE_SECONDS = 30
 
-_AUTH_KEY_NOT_FOUND = struct.pack("<i", -404)
+_AUTH_KEY_NOT_FOUND = -404
 _PLAIN_HEADER = struct.Struct("<qqi")
 _INNER_HEADER = struct.Struct("<qqqii")  # salt, session id, message id, sequence number, length
 
@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         except HandshakeError as error:
             log.info("sandbox_handshake_failed", reason=str(error))
-            self._not_found()
+            self._refuse(_AUTH_KEY_NOT_FOUND)
 
     def _send(self, payload: bytes) -> None:
         assert self._framing is not None
@@ -144,8 +144,11 @@ class Connection(asyncio.Protocol):
             self._receive_plain(packet)
             return
         key = self._server.auth_keys.get(key_id)
-        if key is None:
-            self._not_found()
+        refused = self._server.faults.on_packet(key_id)
+        if refused is not None:
+            self._refuse(refused)
+        elif key is None:
+            self._refuse(_AUTH_KEY_NOT_FOUND)
         else:
             self._receive_encrypted(key, packet)
 
@@ -184,8 +187,9 @@ class Connection(asyncio.Protocol):
         session.attach(self)
         self.apply_stall()
 
-    def _not_found(self) -> None:
-        self._send(_AUTH_KEY_NOT_FOUND)
+    def _refuse(self, code: int) -> None:
+        """Sends a transport error, and closes."""
+        self._send(struct.pack("<i", code))
         self._transport.close()
 
     def _flush(self) -> None:

@@ -51,6 +51,11 @@ class _CallRule(_Rule):
     answer: bytes | None = None
 
 
+@dataclass(slots=True)
+class _PacketRule(_Rule):
+    code: int
+
+
 class Faults:
     """The faults in force now. `auth_key_id=None` always means every client."""
 
@@ -59,9 +64,12 @@ class Faults:
         self._pushes: list[_PushRule] = []
         self._calls: list[_CallRule] = []
         self._stalls: dict[int | None, object] = {}  # by key; the object tells one stall from the next
+        self._packets: list[_PacketRule] = []
+        self._unknown: set[bytes] = set()
         self._refusing_until = 0.0
         self._observers: list[Callable[[], None]] = []
         self.injected: Counter[str] = Counter()  # how often each kind struck
+        self.asked: Counter[tuple[int, str]] = Counter()  # how often each client called each method
 
     def observe_stalls(self, changed: Callable[[], None]) -> None:
         """Calls `changed` whenever a stall begins or ends."""
@@ -78,6 +86,8 @@ class Faults:
         """Ends every fault."""
         self._pushes.clear()
         self._calls.clear()
+        self._packets.clear()
+        self._unknown.clear()
         self._refusing_until = 0.0
         if self._stalls:
             self._stalls.clear()
@@ -171,12 +181,37 @@ class Faults:
 
     def on_call(self, auth_key_id: int, method: str) -> "_CallRule | None":
         """The rule that strikes this call now."""
+        self.asked[auth_key_id, method] += 1
         for rule in self._calls:
             if rule.method in ("*", method) and rule.strikes(auth_key_id, self._chance):
                 kind = "rpc_error" if rule.error else "garbled_answer" if rule.answer else "lose_answer"
                 self._struck(kind)
                 return rule
         return None
+
+    def refuse_packets(self, code: int, *, times: int | None = None, auth_key_id: int | None = None) -> None:
+        """Answers packets with a transport error, such as -429, and closes their connections."""
+        self._packets.append(_PacketRule(auth_key_id, times, 1.0, code))
+
+    def on_packet(self, auth_key_id: int) -> int | None:
+        """The transport error that strikes this packet now."""
+        for rule in self._packets:
+            if rule.strikes(auth_key_id, self._chance):
+                self._struck("transport_error")
+                return rule.code
+        return None
+
+    def make_unknown(self, constructor: int) -> None:
+        """From now on objects of this constructor go out under one that no layer has, until `clear`."""
+        self._unknown.add(constructor.to_bytes(4, "little"))
+
+    def disguise(self, serialised: bytes) -> bytes:
+        """What is to be sent, with the constructors replaced that clients are not to know."""
+        for constructor in self._unknown:
+            if constructor in serialised:
+                self._struck("unknown_object")
+                serialised = serialised.replace(constructor, _UNKNOWN_OBJECT[:4])
+        return serialised
 
     def _struck(self, kind: str) -> bool:
         self.injected[kind] += 1

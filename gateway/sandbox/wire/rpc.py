@@ -115,7 +115,8 @@ class Calls:
             if isinstance(request, functions.auth.BindTempAuthKeyRequest):
                 result = tl.serialise(self._server.bind(session, request.perm_auth_key_id))
             else:
-                result = tl.compress(tl.serialise(await self._server.backend.call(session, request)))
+                answer = tl.serialise(await self._server.backend.call(session, request))
+                result = tl.compress(self._server.faults.disguise(answer))
         except RpcError as error:
             result = _error(error)
         except Exception:

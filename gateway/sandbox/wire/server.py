@@ -117,6 +117,12 @@ class WireServer:
         for connection in [c for c in self.connections if c.auth_key_id == auth_key_id]:
             connection.close()
 
+    def renew_sessions(self) -> None:
+        """Tells every connected client of a new session, as after a loss of the server's own memory."""
+        for session in self._sessions.values():
+            if session.live:
+                session.renew()
+
     def rotate_salts(self) -> None:
         """Invalidates every client's server salt: the next message of each is answered bad_server_salt."""
         self.salts.rotate()

@@ -89,6 +89,7 @@ class Session:
         """Queues a serialised Updates object for the client; never blocks, and is lost when the client is."""
         if not self.live:
             return
+        updates = self._server.faults.disguise(updates)
         fault = self._server.faults.on_push(self.auth_key_id)
         if fault is not None:
             kind, delay = fault
@@ -106,6 +107,10 @@ class Session:
         self._push(updates)
         if self._held is not None:
             self._release(self._held)
+
+    def renew(self) -> None:
+        """Tells the client that a new session began: what was pushed before it may be lost."""
+        self._notify_new(self._last_id)
 
     def close(self) -> None:
         """Drops the connection at once."""
@@ -230,10 +235,12 @@ class Session:
 
     def _announce(self, first_message_id: int) -> None:
         self._announced = True
-        unique = time.time_ns()
-        salt = self._server.salts.current(self.key)
-        self.send(types.NewSessionCreated(first_message_id, unique, salt), content=True)
+        self._notify_new(first_message_id)
         self._server.opened(self)
+
+    def _notify_new(self, first_message_id: int) -> None:
+        salt = self._server.salts.current(self.key)
+        self.send(types.NewSessionCreated(first_message_id, time.time_ns(), salt), content=True)
 
     def _acknowledge(self) -> None:
         self._ack_timer = None
