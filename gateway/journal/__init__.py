@@ -1,6 +1,7 @@
 """The journal: the only durable commit point between Telegram and the sinks."""
 
 from gateway.journal.journal import Journal
+from gateway.journal.quarantine import Quarantined
 from gateway.journal.reader import Reader, open_reader, read_stats
 from gateway.journal.records import (
     AccountState,
@@ -24,6 +25,7 @@ __all__ = [
     "JournalStats",
     "LedgerChanges",
     "Missing",
+    "Quarantined",
     "Reader",
     "Record",
     "Settled",

@@ -17,6 +17,7 @@ from gateway.errors import JournalError
 from gateway.event import utc_now
 from gateway.journal.moments import microseconds
 from gateway.journal.prune import CHUNK_ROWS, prune_chunk
+from gateway.journal.quarantine import Quarantined, remove_quarantined, set_quarantine_reason
 from gateway.journal.reader import Reader
 from gateway.journal.records import AccountState, Batch, ChatLedger, Gap, JournalStats, Record
 from gateway.journal.schema import io_failure, lock
@@ -205,6 +206,22 @@ class Journal:
         """Puts a durable copy of the record aside, with why `sink` can never accept it."""
         at = utc_now()
         await self._on_writer(lambda store: store.quarantine(sink, seq, reason, at))
+
+    async def count_quarantined(self) -> dict[str, int]:
+        """How many records each sink has in quarantine; sinks without any are left out."""
+        return await self._on_reader(self._reader.count_quarantined)
+
+    async def next_quarantined(self, after: tuple[str, int] = ("", 0)) -> Quarantined | None:
+        """The first record in quarantine behind (sink, seq)."""
+        return await self._on_reader(self._reader.next_quarantined, after)
+
+    async def leave_quarantined(self, sink: str, seq: int, reason: str) -> None:
+        """Notes why the sink refused the record once more."""
+        await self._on_writer(lambda store: set_quarantine_reason(store.connection, sink, seq, reason))
+
+    async def remove_quarantined(self, sink: str, seq: int) -> bool:
+        """Forgets the record, which the sink has by now or nobody wants; returns whether it was there."""
+        return await self._on_writer(lambda store: remove_quarantined(store.connection, sink, seq))
 
     async def prune(self) -> int:
         """Removes what is older than the retention and behind every enabled sink; returns how many."""

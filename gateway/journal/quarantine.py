@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 
 import apsw
 
 from gateway.event import Event, decode
-from gateway.journal.store import moment
+from gateway.journal.moments import moment
 
 _COUNT = "SELECT sink, count(*) FROM quarantine GROUP BY sink"
 _NEXT = """
@@ -36,12 +37,13 @@ class Quarantined:
 
 def count_quarantined(connection: apsw.Connection) -> dict[str, int]:
     """How many records each sink has in quarantine; sinks without any are left out."""
-    return dict(connection.execute(_COUNT).fetchall())
+    rows: list[Any] = connection.execute(_COUNT).fetchall()
+    return dict(rows)
 
 
 def next_quarantined(connection: apsw.Connection, after: tuple[str, int]) -> Quarantined | None:
     """The first record behind (sink, seq); begin with ("", 0)."""
-    row = connection.execute(_NEXT, after).fetchone()
+    row: Any = connection.execute(_NEXT, after).fetchone()
     if row is None:
         return None
     sink, seq, reason, at, body = row

@@ -15,6 +15,7 @@ import msgspec
 from gateway.errors import JournalError
 from gateway.journal.ledger import NO_ACCESS
 from gateway.journal.moments import moment
+from gateway.journal.quarantine import Quarantined, count_quarantined, next_quarantined
 from gateway.journal.records import AccountState, ChatLedger, Gap, JournalStats, Record, SinkStats
 from gateway.journal.schema import connect, io_failure, read_bounds, read_cursors, require_schema
 
@@ -139,6 +140,14 @@ class Reader:
             chat: ChatLedger(base, top, mark, moment(since), bool(no_access))
             for chat, base, top, mark, since, no_access in rows
         }
+
+    def count_quarantined(self) -> dict[str, int]:
+        """How many records each sink has in quarantine; sinks without any are left out."""
+        return count_quarantined(self._connection)
+
+    def next_quarantined(self, after: tuple[str, int] = ("", 0)) -> Quarantined | None:
+        """The first record in quarantine behind (sink, seq)."""
+        return next_quarantined(self._connection, after)
 
     def stats(self, cursors: Mapping[str, int]) -> JournalStats:
         """The counts, with `cursors` for where the sinks are. A handful of point look-ups."""
