@@ -227,6 +227,9 @@ class Commands:
     def channel_private(self, user: int, chat: str, times: int | None = 1) -> None:
         self._sandbox.faults.channel_private(self.user(user), self.chat(chat), times=times)
 
+    def expire_references(self) -> None:
+        self._world.expire_references()
+
     def auth_key_unregistered(self, user: int) -> int:
         return self._sandbox.faults.auth_key_unregistered(self.user(user))
 

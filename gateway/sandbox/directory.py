@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -67,12 +68,23 @@ class Directory:
         self.channels: dict[int, Chat] = {}
         self.groups: dict[int, Chat] = {}
         self.media: dict[int, Media] = {}
+        self._references = 0  # how often all file references have expired
+        self.served: deque[tuple[int, int, int]] = deque(maxlen=100_000)  # downloads: media, offset, bytes
         self.listener: Listener = _NoListener()
         self.position = 0  # changes so far, over all chats
         self._clock = clock
         self._secret = hashlib.blake2b(f"sandbox {seed}".encode()).digest()
         self._hashes: dict[tuple[int, str, int], int] = {}
         self._privates: dict[frozenset[int], Chat] = {}
+
+    @property
+    def file_reference(self) -> bytes:
+        """What a message's media is asked for with; good until `expire_references`."""
+        return b"ref %d" % self._references
+
+    def expire_references(self) -> None:
+        """Makes every file reference given out so far useless; messages fetched from now on have new ones."""
+        self._references += 1
 
     def now(self) -> int:
         return int(self._clock())

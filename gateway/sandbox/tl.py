@@ -62,27 +62,27 @@ def snake(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-def media(value: Media, access_hash: int) -> Any:
+def media(value: Media, access_hash: int, reference: bytes) -> Any:
     """A MessageMedia object."""
     if value.kind == "photo":
-        return types.MessageMediaPhoto(photo=photo(value, access_hash))
+        return types.MessageMediaPhoto(photo=photo(value, access_hash, reference))
     if value.kind == "document":
-        return types.MessageMediaDocument(document=document(value, access_hash))
+        return types.MessageMediaDocument(document=document(value, access_hash, reference))
     display = value.url.removeprefix("https://").removeprefix("http://")
     return types.MessageMediaWebPage(
         types.WebPage(value.id, value.url, display, 0, type="article", title=value.title or None)
     )
 
 
-def photo(value: Media, access_hash: int) -> Any:
+def photo(value: Media, access_hash: int, reference: bytes) -> Any:
     sizes = [types.PhotoSize("x", 1, 1, len(value.data))]
-    return types.Photo(value.id, access_hash, b"ref", value.date, sizes, DC_ID)
+    return types.Photo(value.id, access_hash, reference, value.date, sizes, DC_ID)
 
 
-def document(value: Media, access_hash: int) -> Any:
+def document(value: Media, access_hash: int, reference: bytes) -> Any:
     names = [types.DocumentAttributeFilename(value.file_name)]
     return types.Document(
-        value.id, access_hash, b"ref", value.date, value.mime_type, len(value.data), DC_ID, names
+        value.id, access_hash, reference, value.date, value.mime_type, len(value.data), DC_ID, names
     )
 
 

@@ -102,7 +102,11 @@ class View:
         return types.Message(
             message=message.text,
             entities=tl.entities(message.entities),
-            media=tl.media(attached, self.world.access_hash(self.viewer, "media", attached.id))
+            media=tl.media(
+                attached,
+                self.world.access_hash(self.viewer, "media", attached.id),
+                self.world.file_reference,
+            )
             if attached is not None
             else None,
             fwd_from=self._forward_header(message),

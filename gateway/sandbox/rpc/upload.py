@@ -7,24 +7,43 @@ from typing import Any
 from telethon.tl import functions, types
 
 from gateway.sandbox.backend import RpcError
+from gateway.sandbox.messages import Media
 from gateway.sandbox.rpc.call import Call, Handlers
 
 handlers = Handlers()
 
-_CHUNK_LIMIT = 1 << 20
+# https://core.telegram.org/api/files#downloading-files
+_BLOCK = 4096
+_MEGABYTE = 1 << 20
 
 
 @handlers.answers(functions.upload.GetFileRequest)
 def get_file(call: Call, request: Any) -> Any:
-    media = call.world.media.get(getattr(request.location, "id", 0))
-    if media is None:
-        raise RpcError(400, "LOCATION_INVALID")
-    if request.location.access_hash != call.world.access_hash(call.me, "media", media.id):
-        raise RpcError(400, "FILE_REFERENCE_INVALID")
-    if not 0 < request.limit <= _CHUNK_LIMIT:
+    media = _located(call, request.location)
+    offset, limit = request.offset, request.limit
+    if offset < 0 or offset % _BLOCK:
+        raise RpcError(400, "OFFSET_INVALID")
+    if limit <= 0 or limit % _BLOCK or _MEGABYTE % limit:
         raise RpcError(400, "LIMIT_INVALID")
+    if offset // _MEGABYTE != (offset + limit - 1) // _MEGABYTE:
+        raise RpcError(400, "LIMIT_INVALID")
+    part = media.data[offset : offset + limit]
+    call.world.served.append((media.id, offset, len(part)))
     kind = types.storage.FileJpeg() if media.kind == "photo" else types.storage.FileUnknown()
-    return types.upload.File(kind, media.date, media.data[request.offset : request.offset + request.limit])
+    return types.upload.File(kind, media.date, part)
+
+
+def _located(call: Call, location: Any) -> Media:
+    """The media of an InputFileLocation, if the caller may have it."""
+    media = call.world.media.get(getattr(location, "id", 0))
+    if media is None or location.access_hash != call.world.access_hash(call.me, "media", media.id):
+        raise RpcError(400, "LOCATION_INVALID")
+    wanted = {"photo": types.InputPhotoFileLocation, "document": types.InputDocumentFileLocation}
+    if not isinstance(location, wanted[media.kind]):
+        raise RpcError(400, "LOCATION_INVALID")
+    if location.file_reference != call.world.file_reference:
+        raise RpcError(400, "FILE_REFERENCE_EXPIRED")
+    return media
 
 
 @handlers.answers(functions.upload.SaveFilePartRequest, functions.upload.SaveBigFilePartRequest)
