@@ -20,6 +20,7 @@ from gateway.errors import SessionDead
 from gateway.health import JournalStatus, SinkStatus, Status, problems_of
 from gateway.http import serve
 from gateway.journal import Journal
+from gateway.quarantine import QuarantineDesk
 from gateway.settings import Settings
 from gateway.sinks.base import Sink
 from gateway.sinks.runner import SinkRunner
@@ -107,7 +108,7 @@ class Daemon:
 
     def _control_routes(self) -> list[web.RouteDef]:
         """What the commands of this host may ask for; each part brings its own."""
-        return []
+        return [*QuarantineDesk(self._journal, self._runners).routes()]
 
     async def status(self) -> Status:
         """The daemon at this moment."""
@@ -119,9 +120,11 @@ class Daemon:
             last_seq=self._journal.last_seq,
             full=self._journal.full,
         )
+        quarantined = await self._journal.count_quarantined()
         sinks = []
         for runner in self._runners:
             health = runner.health
+            metrics.QUARANTINED.labels(health.name).set(quarantined.get(health.name, 0))
             sinks.append(
                 SinkStatus(
                     name=health.name,
@@ -132,6 +135,7 @@ class Daemon:
                     oldest_undelivered=(
                         health.oldest_undelivered.timestamp() if health.oldest_undelivered else None
                     ),
+                    quarantined=quarantined.get(health.name, 0),
                 )
             )
         accounts = [account.health for account in self._accounts]

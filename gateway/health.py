@@ -16,6 +16,7 @@ class SinkStatus:
     cursor: int
     lag_events: int
     oldest_undelivered: float | None
+    quarantined: int
 
 
 @dataclass(frozen=True)
@@ -69,5 +70,10 @@ def problems_of(accounts: list[AccountHealth], journal: JournalStatus, sinks: li
         f"sink {sink.name} is down ({sink.reason or 'connecting'}), {sink.lag_events} events wait"
         for sink in sinks
         if not sink.up
+    ]
+    found += [
+        f"sink {sink.name} refused {sink.quarantined} events for good: see telegram-gateway quarantine list"
+        for sink in sinks
+        if sink.quarantined
     ]
     return found

@@ -83,6 +83,7 @@ SINK_OLDEST_UNDELIVERED = _gauge(
     "sink",
 )
 SINK_QUARANTINED = _counter("sink_quarantined_total", "Records the sink can never accept.", "sink")
+QUARANTINED = _gauge("quarantined", "Records in quarantine now, which the sink refused for good.", "sink")
 RABBITMQ_BLOCKED = _gauge(
     "rabbitmq_connection_blocked", "1 while the broker blocks publishers (memory or disk alarm)."
 )

@@ -14,6 +14,7 @@ _COMMANDS = {
     "login": ("login", "Log an account in and write its session file."),
     "session": ("session", "List and check session files."),
     "status": ("status", "Show accounts, journal and sinks of the running daemon."),
+    "quarantine": ("quarantine", "List, retry and drop records that a sink refused for good."),
     "db": ("db", "Migrate the database schema, roll it back, show its state."),
     "tail": ("tail", "Print messages as they arrive."),
     "doctor": ("doctor", "Check configuration, files, servers, versions and clocks."),

@@ -8,7 +8,7 @@ import aiohttp
 import click
 import msgspec
 
-from gateway.journal import read_stats
+from gateway.journal import open_reader
 from gateway.settings import Settings, load_settings
 
 EXIT_NOT_RUNNING = 3  # as LSB's `status` action
@@ -57,7 +57,8 @@ def _from_file(settings: Settings) -> dict[str, Any]:
     nothing = {"ready": False, "accounts": [], "journal": None, "sinks": []}
     if not path.exists():
         return {**nothing, "problems": [problem, f"no journal at {path}"]}
-    stats = read_stats(path)
+    with open_reader(path) as reader:
+        stats, quarantined = reader.stored_stats(), reader.count_quarantined()
     return {
         **nothing,
         "journal": {
@@ -75,6 +76,7 @@ def _from_file(settings: Settings) -> dict[str, Any]:
                 "cursor": sink.cursor,
                 "lag_events": sink.lag,
                 "oldest_undelivered": sink.oldest_undelivered and sink.oldest_undelivered.timestamp(),
+                "quarantined": quarantined.get(name, 0),
             }
             for name, sink in stats.sinks.items()
         ],
@@ -98,6 +100,7 @@ def _show(status: dict[str, Any]) -> None:
         age = f", the oldest for {time.time() - oldest:.1f} s" if oldest else ""
         waiting = f"{sink['lag_events']} events wait{age}" if sink["lag_events"] else "nothing waits"
         state = {True: "up", False: "down", None: "unknown"}[sink["up"]]
-        click.echo(f"sink {sink['name']}: {state}, at event {sink['cursor']}, {waiting}")
+        refused = f", {sink['quarantined']} in quarantine" if sink["quarantined"] else ""
+        click.echo(f"sink {sink['name']}: {state}, at event {sink['cursor']}, {waiting}{refused}")
     for problem in status["problems"]:
         click.echo(f"! {problem}")

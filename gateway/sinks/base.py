@@ -9,6 +9,13 @@ from typing import Protocol, runtime_checkable
 from gateway.journal import Record
 
 
+class ReplayedRecord(Record):
+    """A record that is delivered apart from the journal's order, because someone asked for it.
+
+    A sink whose readers may care (RabbitMQ) says so with the message; `seq` need not be the journal's.
+    """
+
+
 class Sink(Protocol):
     """A place that every record must reach.
 

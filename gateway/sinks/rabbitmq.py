@@ -21,10 +21,11 @@ import structlog
 from pamqp import commands, encode
 
 from gateway.errors import ConfigurationError, RecordsRefused, SinkUnavailable
-from gateway.event import Event
+from gateway.event import Event, utc_now
 from gateway.journal import Record
 from gateway.metrics import RABBITMQ_BLOCKED, RABBITMQ_UNROUTED
 from gateway.sinks.amqp import CHANNEL, AmqpError, Publisher
+from gateway.sinks.base import ReplayedRecord
 from gateway.urls import url_per_host
 
 log = structlog.get_logger()
@@ -139,7 +140,8 @@ class RabbitMQSink:
             if size > self._max_body:
                 refused[record.seq] = f"a body of {size} bytes is more than the broker's {self._max_body}"
                 continue
-            self._append_frames(frames, record.event, record.body, publisher.max_body_frame)
+            marks = _replay_headers() if isinstance(record, ReplayedRecord) else b""
+            self._append_frames(frames, record.event, record.body, marks, publisher.max_body_frame)
             count += 1
         try:
             if count:
@@ -179,7 +181,9 @@ class RabbitMQSink:
         else:
             log.warning("rabbitmq_blocked", reason=reason)
 
-    def _append_frames(self, frames: list[bytes], event: Event, body: bytes, max_body_frame: int) -> None:
+    def _append_frames(
+        self, frames: list[bytes], event: Event, body: bytes, marks: bytes, max_body_frame: int
+    ) -> None:
         key = (event.account, event.chat_key, event.kind)
         template = self._templates.get(key)
         if template is None:
@@ -195,6 +199,7 @@ class RabbitMQSink:
                 _text_header(b"cloudEvents_id", identity),
                 _text_header(b"cloudEvents_subject", str(event.message_id).encode()),
                 _text_header(b"cloudEvents_time", _rfc3339(happened)),
+                marks,
             )
         )
         size = len(body)
@@ -249,6 +254,10 @@ def _constant_parts(event: Event) -> tuple[bytes, bytes]:
         }
     )
     return pamqp.frame.marshal(publish, CHANNEL), headers[4:]
+
+
+def _replay_headers() -> bytes:
+    return b"\x08x-replayt\x01" + _text_header(b"x-replayed-at", _rfc3339(utc_now()))
 
 
 def _text_header(name: bytes, value: bytes) -> bytes:

@@ -7,6 +7,7 @@ cursor moves only after `deliver` has returned, so a crash repeats records and n
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +27,7 @@ from gateway.metrics import (
     SINK_QUARANTINED,
     SINK_UP,
 )
-from gateway.sinks.base import Obstructable, Sink
+from gateway.sinks.base import Obstructable, ReplayedRecord, Sink
 
 log = structlog.get_logger()
 
@@ -80,6 +81,8 @@ class SinkRunner:
         self._last_batch_at = 0.0
         self._delivering_since: float | None = None
         self._advanced = asyncio.Event()
+        self._asked: deque[tuple[ReplayedRecord, asyncio.Future[None]]] = deque()
+        self._idle: asyncio.Timeout | None = None
         self._delivered = SINK_DELIVERED.labels(self.name)
         self._batch_seconds = SINK_BATCH_SECONDS.labels(self.name)
         self._batch_size = SINK_BATCH_EVENTS.labels(self.name)
@@ -118,11 +121,26 @@ class SinkRunner:
                     await self._deliver_for_ever()
                 except (SinkUnavailable, NeedsOperator) as error:
                     delay = self._note_failure(error)
+                    self._refuse_asked(str(error))
                     await self._sink.close()
                     await self._look_for_oldest()
                     await asyncio.sleep(delay)
         finally:
+            self._refuse_asked("the gateway is stopping")
             await self._sink.close()
+
+    async def redeliver(self, record: ReplayedRecord) -> None:
+        """Delivers one record between two batches; the cursor stays where it is.
+
+        Raises RecordsRefused when the sink refuses it, SinkUnavailable when the sink is down or fails.
+        """
+        if not self._up:
+            raise SinkUnavailable(self._reason or "it is connecting")
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.append((record, done))
+        if self._idle is not None:
+            self._idle.reschedule(0)  # so that a quiet sink does it now
+        await done
 
     async def wait_caught_up(self, seq: int) -> None:
         """Returns once every record up to `seq` is delivered (or quarantined); the caller bounds the time."""
@@ -135,6 +153,8 @@ class SinkRunner:
 
     async def _deliver_for_ever(self) -> None:
         while True:
+            while self._asked:
+                await self._deliver_asked()
             records = await self._next_batch()
             started = time.monotonic()
             self._last_batch_at = started
@@ -154,15 +174,39 @@ class SinkRunner:
                 await self._journal.advance(self.name, records[-1].seq)
                 self._note_delivered(records, refused, time.monotonic() - started)
 
+    async def _deliver_asked(self) -> None:
+        record, done = self._asked[0]  # stays there until it is settled, should this fail or be cancelled
+        failure: RecordsRefused | None = None
+        try:
+            await self._sink.deliver((record,))
+        except RecordsRefused as refusal:
+            failure = refusal
+        self._asked.popleft()
+        if failure is None:
+            self._delivered.inc()
+        if not done.done():  # whoever asked may have gone
+            if failure is None:
+                done.set_result(None)
+            else:
+                done.set_exception(failure)
+
+    def _refuse_asked(self, reason: str) -> None:
+        while self._asked:
+            _, done = self._asked.popleft()
+            if not done.done():
+                done.set_exception(SinkUnavailable(reason))
+
     async def _next_batch(self) -> Sequence[Record]:
         """The records after the cursor, as many as a batch holds; none after a quiet IDLE_CHECK."""
         after = self._journal.cursor(self.name)
         if not self._behind:
             try:
-                async with asyncio.timeout(IDLE_CHECK):
+                async with asyncio.timeout(IDLE_CHECK) as self._idle:
                     await self._journal.wait_beyond(after)
             except TimeoutError:
                 return ()
+            finally:
+                self._idle = None
         pause = self._last_batch_at + self._linger - time.monotonic()
         if pause > 0 and self._journal.last_seq - after < self._batch_events:
             await asyncio.sleep(pause)
