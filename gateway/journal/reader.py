@@ -13,7 +13,6 @@ import apsw
 import msgspec
 
 from gateway.errors import JournalError
-from gateway.journal.ledger import NO_ACCESS
 from gateway.journal.moments import moment
 from gateway.journal.quarantine import Quarantined, count_quarantined, next_quarantined
 from gateway.journal.records import AccountState, ChatLedger, Gap, JournalStats, Record, SinkStats
@@ -47,7 +46,7 @@ SELECT json_group_array(json_array(
     ORDER BY id DESC LIMIT ?4
 )
 """
-_LEDGER = f"""
+_LEDGER = """
 SELECT json_group_array(json_array(
     chat, base, top,
     coalesce((
@@ -55,7 +54,7 @@ SELECT json_group_array(json_array(
         WHERE g.account = l.account AND g.chat = l.chat AND state = 'open' AND NOT reread
     ), top),
     since,
-    EXISTS (SELECT 1 FROM gaps g WHERE g.account = l.account AND g.chat = l.chat AND why = '{NO_ACCESS}')
+    EXISTS (SELECT 1 FROM gaps g WHERE g.account = l.account AND g.chat = l.chat AND why = 'no_access')
 )) FROM ledger l WHERE account = ?
 """
 _RECEIVED = "SELECT received_at FROM events WHERE seq >= ? ORDER BY seq LIMIT 1"
@@ -121,17 +120,7 @@ class Reader:
     ) -> list[Gap]:
         """Gaps, the newest first; None means all."""
         rows = msgspec.json.decode(self._execute(_GAPS, (account, chat, state, limit)).get)
-        return [
-            Gap(
-                *row[:6],
-                reread=bool(row[6]),
-                state=row[7],
-                why=row[8],
-                opened_at=moment(row[9]),
-                closed_at=None if row[10] is None else moment(row[10]),
-            )
-            for row in rows
-        ]
+        return [_gap(*row) for row in rows]
 
     def ledger(self, account: str) -> dict[int, ChatLedger]:
         """What is known of each of an account's chats, by marked id."""
@@ -215,3 +204,20 @@ def read_stats(path: Path) -> JournalStats:
     """
     with open_reader(path) as reader:
         return reader.stored_stats()
+
+
+def _gap(
+    id_: int,
+    account: str,
+    chat: int,
+    first: int,
+    last: int,
+    source: str,
+    reread: int,
+    state: str,
+    why: str | None,
+    opened_at: int,
+    closed_at: int | None,
+) -> Gap:
+    closed = None if closed_at is None else moment(closed_at)
+    return Gap(id_, account, chat, first, last, source, bool(reread), state, why, moment(opened_at), closed)

@@ -24,8 +24,57 @@ class AccountState:
 
 
 @dataclass(frozen=True, slots=True)
+class Missing:
+    """Ids `first` to `last` of a chat that have to be fetched, as far as the ledger does not know them.
+
+    Without `first`: from behind the newest known id. With `known_too`: also what counts as accounted for.
+    """
+
+    chat: int
+    last: int
+    source: str
+    first: int | None = None
+    known_too: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Ids `first` to `last` of a chat that have been asked for: what is still open of them is absent.
+
+    With `reread`, they have been looked at for changes; nothing about them was missing.
+    """
+
+    chat: int
+    first: int
+    last: int
+    why: str
+    reread: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerChanges:
+    """What a batch says of the ledger beside its events. Chats are marked ids; 0 stands for the account-wide
+    ids of private chats and basic groups.
+
+    `tracked` maps chats that are new to the ledger to their newest id: what came before is history.
+    `reread` names chats whose known messages may have changed unseen, `reopened` those to be read again.
+    `fetched` tells that the events were asked for, so that those nobody misses any more are dropped.
+    """
+
+    tracked: Mapping[int, int] = field(default_factory=dict)
+    missing: Sequence[Missing] = ()
+    reread: Sequence[int] = ()
+    settled: Sequence[Settled] = ()
+    reopened: Sequence[int] = ()
+    fetched: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.tracked or self.missing or self.reread or self.settled or self.reopened)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """What one transaction holds: an account's events and the update state that follows from them.
+    """What one transaction holds: an account's events and the update state and ledger that follow from them.
 
     `access_hashes` maps channel ids (unmarked) to the access hash this account needs to ask for them.
     """
@@ -34,6 +83,43 @@ class Batch:
     events: Sequence[Event] = ()
     state: AccountState | None = None
     access_hashes: Mapping[int, int] = field(default_factory=dict)
+    ledger: LedgerChanges = field(default_factory=LedgerChanges)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Ids `first` to `last` of a chat as one account sees it: open, or closed as captured or absent.
+
+    `source` tells what opened it and `why` what closed it. With `reread` nothing is missing, but what is
+    known may have changed.
+    """
+
+    id: int
+    account: str
+    chat: int
+    first: int
+    last: int
+    source: str
+    reread: bool
+    state: str
+    why: str | None
+    opened_at: datetime
+    closed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatLedger:
+    """What the ledger knows of a chat: every id above `base` up to `top` is captured, absent, or in a gap.
+
+    `mark` is the highest id below which nothing is missing. `no_access` tells that gaps were given up because
+    the chat could not be read.
+    """
+
+    base: int
+    top: int
+    mark: int
+    since: datetime
+    no_access: bool
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import apsw
 
 from gateway.errors import JournalError, JournalUnusable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_MS = 5000
 PAGE_CACHE_KIB = 8192
 WAL_KEPT_BYTES = 16 << 20  # what the WAL file is cut back to once it starts over
@@ -78,6 +78,43 @@ CREATE TABLE quarantine (
 );
 """
 
+# `chat` is a marked id, or 0 for the ids that an account's private chats and basic groups share. A gap's row
+# holds what is still open of it; what is closed stands in rows of its own.
+LEDGER = """
+CREATE TABLE ledger (
+    account TEXT NOT NULL,
+    chat INTEGER NOT NULL,
+    base INTEGER NOT NULL,
+    top INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    PRIMARY KEY (account, chat)
+) WITHOUT ROWID;
+CREATE TABLE gaps (
+    id INTEGER PRIMARY KEY,
+    account TEXT NOT NULL,
+    chat INTEGER NOT NULL,
+    first_id INTEGER NOT NULL,
+    last_id INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    reread INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('open', 'captured', 'absent')),
+    why TEXT,
+    opened_at INTEGER NOT NULL,
+    closed_at INTEGER,
+    CHECK (first_id <= last_id)
+);
+CREATE INDEX gaps_by_chat ON gaps (account, chat, last_id);
+CREATE INDEX gaps_open ON gaps (first_id) WHERE state = 'open';
+"""
+
+# Version 1 had no ledger: its channels begin at the newest message that the journal holds of them.
+FIRST_LEDGER = """
+INSERT INTO ledger (account, chat, base, top, since)
+SELECT s.account, e.chat, max(e.message_id), max(e.message_id), max(e.received_at)
+FROM channel_state s JOIN events e ON e.scope = 0 AND e.chat = -1000000000000 - s.channel_id
+WHERE e.kind = 0 GROUP BY s.account, e.chat;
+"""
+
 # What may be over by the time systemd starts us again; every other refusal to open a file stays.
 _PASSING = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
 
@@ -98,6 +135,20 @@ def connect(path: Path, flags: int) -> apsw.Connection:
     if connection.pragma("synchronous") != 2:
         raise JournalError(f"SQLite refused synchronous=FULL on {path}; commits would not be durable")
     return connection
+
+
+def upgrade(connection: apsw.Connection) -> None:
+    """Creates the tables in an empty file, and brings a journal of an older version to the present one."""
+    empty = connection.execute("SELECT count(*) FROM sqlite_schema").get == 0
+    if not empty and connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").get is None:
+        return
+    version = 0 if empty else connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").get
+    steps = {0: SCHEMA + LEDGER, 1: LEDGER + FIRST_LEDGER}
+    if version in steps:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(steps[version]).fetchall()
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('schema_version', ?)", (SCHEMA_VERSION,))
+        connection.execute("COMMIT")
 
 
 def require_schema(connection: apsw.Connection, path: Path) -> None:

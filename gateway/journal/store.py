@@ -5,7 +5,7 @@ Everything here runs on the writer thread (`gateway.journal.writer`); reading is
 
 import errno
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -15,22 +15,20 @@ import msgspec
 
 from gateway.errors import JournalError
 from gateway.event import Event, encode
+from gateway.journal.ledger import Ledger
+from gateway.journal.moments import microseconds
 from gateway.journal.records import AccountState
 from gateway.journal.schema import (
-    SCHEMA,
-    SCHEMA_VERSION,
     connect,
     create_file,
     read_bounds,
     read_cursors,
     require_schema,
+    upgrade,
 )
 
 ROWS_PER_STATEMENT = 64
 _KINDS = {"message.new": 0, "message.edited": 1, "message.deleted": 2}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
 # One statement for many rows: SQLite gives the interpreter lock away at each, and a busy loop keeps it.
 _INSERT = """
 INSERT INTO events (scope, chat, message_id, revision, kind, content_hash, edited_at, received_at, body)
@@ -68,16 +66,6 @@ SELECT json_group_array(json_array(scope, chat, message_id, revision)) FROM (
 _FIRST_YOUNG = "SELECT min(seq) FROM events WHERE seq BETWEEN ? AND ? AND received_at >= ?"
 _LIVE_PAGES = "SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count"
 _DELETE = "DELETE FROM events WHERE seq < ?"
-
-
-def microseconds(moment: datetime) -> int:
-    """Microseconds since 1970, exactly."""
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def moment(microseconds_: int) -> datetime:
-    """The UTC time that `microseconds` came from."""
-    return _EPOCH + timedelta(microseconds=microseconds_)
 
 
 class Row:
@@ -126,19 +114,13 @@ class Store:
         self._execute = self.connection.execute
         if self.connection.pragma("journal_mode", "wal") != "wal":
             raise JournalError(f"{path} cannot use write-ahead logging; put it on a local file system")
-        if self._execute("SELECT count(*) FROM sqlite_schema").get == 0:
-            self._create_schema()
+        upgrade(self.connection)
         require_schema(self.connection, path)
         self.page_bytes: int = self.connection.pragma("page_size")
         self.first_seq, self.last_seq = read_bounds(self.connection)
         self.cursors = read_cursors(self.connection)
+        self.ledger = Ledger(self._execute)
         self.connection.set_wal_hook(self._count_wal_pages)
-
-    def _create_schema(self) -> None:
-        self.begin()
-        self._execute(SCHEMA).fetchall()
-        self._execute("INSERT INTO meta (key, value) VALUES ('schema_version', ?)", (SCHEMA_VERSION,))
-        self.commit()
 
     def _count_wal_pages(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self.wal_pages = pages
@@ -151,12 +133,14 @@ class Store:
         self._execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
+        self.ledger.flush()
         self._execute("COMMIT")
 
     def rollback(self) -> None:
         if self.connection.in_transaction:
             self._execute("ROLLBACK")
         self.first_seq, self.last_seq = read_bounds(self.connection)
+        self.ledger.load()
 
     def is_disk_full(self, error: apsw.Error) -> bool:
         """Whether the same transaction will pass once there is room again: a failed fsync never is that."""

@@ -17,6 +17,7 @@ import structlog
 
 from gateway import metrics
 from gateway.errors import JournalError
+from gateway.journal.ledger import ACCOUNT_IDS, NEW
 from gateway.journal.prune import prune_chunk
 from gateway.journal.records import Batch, Record
 from gateway.journal.schema import io_failure
@@ -71,6 +72,7 @@ class Commit:
 
     records: list[Record] = field(default_factory=list)
     settled: list[tuple[Any, Any]] = field(default_factory=list)
+    gaps_changed: bool = False
     first_seq: int = 0
     last_seq: int = 0
 
@@ -184,6 +186,11 @@ class Writer:
 
     def _publish(self, commit: Commit) -> None:
         commit.first_seq, commit.last_seq = self._store.first_seq, self._store.last_seq
+        ledger = self._store.ledger
+        commit.gaps_changed, ledger.changed = ledger.changed, False
+        if commit.gaps_changed:
+            for account, gaps in ledger.open_gaps().items():
+                metrics.OPEN_GAPS.labels(account).set(gaps)
         self._listener.committed(commit)
 
     def _run_tasks(self) -> bool:
@@ -222,7 +229,10 @@ class Writer:
 
     def _write(self, group: Sequence[Append], commit: Commit) -> None:
         store = self._store
-        rows = [row for append in group for row in append.rows]
+        rows: list[Row] = []
+        for append in group:
+            rows += self._wanted(append)
+            store.ledger.apply(append.batch.account, append.rows, append.batch.ledger)
         seq = store.last_seq
         inserted = store.insert(rows)
         for row in inserted:
@@ -235,6 +245,17 @@ class Writer:
         for append in group:
             count = len(append.rows) if new is None else sum(id(row) in new for row in append.rows)
             commit.settled.append((append.done, count))
+
+    def _wanted(self, append: Append) -> Sequence[Row]:
+        """The batch's rows, without fetched messages that arrived (or were deleted) in the meantime."""
+        if not append.batch.ledger.fetched:
+            return append.rows
+        append.rows = [row for row in append.rows if self._is_wanted(append.batch.account, row)]
+        return append.rows
+
+    def _is_wanted(self, account: str, row: Row) -> bool:
+        scope, chat, message_id, _, kind, *_ = row.values
+        return kind != NEW or self._store.ledger.misses(account, ACCOUNT_IDS if scope else chat, message_id)
 
     def _write_states(self, group: Sequence[Append]) -> None:
         # Only an account's last state stays: one write for it, however many batches are in the group.
