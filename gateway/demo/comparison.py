@@ -3,24 +3,32 @@
 A message counts as delivered when the sink has its newest content; a deleted one when the sink knows of the
 deletion, or never held it (Telegram does not hand out what was deleted before it was fetched). With `exact`
 every single change must be there, which holds as long as the connection to Telegram was never lost.
+
+Backfill also brings what an account could not see at the time: messages from before it joined or while it was
+out of a chat, and what became of a message meanwhile. Where that can happen, `history` says what a look into
+the chats finds now, and a sink may hold that as well.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import asyncpg
 import redis.asyncio as aioredis
 
 from gateway.demo.consumer import SampleConsumer
+from gateway.demo.expected import Expected, Held, Key
+from gateway.demo.expected import expectations as expectations
 from gateway.event import Event, decode
 from gateway.journal import Reader, Record, open_reader
 from gateway.sandbox.truth import TruthEvent
 
-Key = tuple[int, str, int]  # account scope, channel id, message id
+Flaw = Literal["lost", "twice", "disorder", "wrong", "extra"]
 
+MESSAGE_KEYS = "telegram:msg:*"
+_RECENT_KEYS = "telegram:channel:*:recent"
 _CURRENT = """
 SELECT account_scope, channel_id, message_id, text, caption, is_deleted FROM telegram_gateway.messages_current
 """
@@ -30,41 +38,36 @@ UNION ALL SELECT event_id FROM telegram_gateway.message_revisions
 """
 
 
-@dataclass
-class Expected:
-    """One message as the world knows it: the ids of all its changes, its newest words, whether it is gone."""
-
-    events: list[str] = field(default_factory=list)
-    words: str | None = None
-    deleted: bool = False
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """One sink's result. `problems` is empty when the sink holds what it should, and nothing else."""
+    """One sink's result. `problems` is empty when the sink holds what it should, and nothing else.
+
+    `flaws` counts the problems by kind. `absent` are messages that a cache does not hold, where it may.
+    """
 
     sink: str
     expected: int
     delivered: int
     problems: Sequence[str]
+    flaws: Mapping[Flaw, int] = field(default_factory=Counter)
+    absent: int = 0
 
 
-def expectations(truth: Iterable[TruthEvent]) -> dict[Key, Expected]:
-    """What the sinks should hold in the end; reactions and imported history are no content changes."""
-    messages: dict[Key, Expected] = defaultdict(Expected)
-    for event in truth:
-        if event.reaction or not event.pushed:
-            continue
-        message = messages[event.account_scope, event.channel_id, event.message_id]
-        message.events.append(event.id)
-        if event.kind == "message.deleted":
-            message.deleted = True
-        else:
-            message.words = event.text if event.text is not None else event.caption
-    return dict(messages)
+class Findings:
+    """Problems as they are found, with a count of each kind."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.flaws: Counter[Flaw] = Counter()
+
+    def add(self, flaw: Flaw, problem: str) -> None:
+        self.flaws[flaw] += 1
+        self.problems.append(problem)
 
 
-async def compare_database(dsn: str, truth: Sequence[TruthEvent], *, exact: bool = False) -> Comparison:
+async def compare_database(
+    dsn: str, truth: Sequence[TruthEvent], *, exact: bool = False, history: Mapping[Key, Held] | None = None
+) -> Comparison:
     """PostgreSQL: every message once, with its newest content and its deletion."""
     connection = await asyncpg.connect(dsn)
     try:
@@ -72,32 +75,39 @@ async def compare_database(dsn: str, truth: Sequence[TruthEvent], *, exact: bool
         ids = [row["event_id"] for row in await connection.fetch(_EVENT_IDS)]
     finally:
         await connection.close()
-    held: dict[Key, tuple[str | None, bool]] = {}
-    problems = []
+    held: dict[Key, Held] = {}
+    findings = Findings()
     for row in rows:
         key = (row["account_scope"], row["channel_id"], row["message_id"])
         if key in held:
-            problems.append(f"{_name(key)} is there twice")
+            findings.add("twice", f"{name(key)} is there twice")
         words = row["text"] if row["text"] is not None else row["caption"]
         held[key] = (words, row["is_deleted"])
-    return _compare("timescaledb", truth, held, ids, problems, exact=exact)
+    return _compare("timescaledb", truth, held, ids, findings, exact=exact, history=history)
 
 
 def compare_queue(
-    consumer: SampleConsumer, truth: Sequence[TruthEvent], *, exact: bool = False
+    consumer: SampleConsumer,
+    truth: Sequence[TruthEvent],
+    *,
+    exact: bool = False,
+    history: Mapping[Key, Held] | None = None,
 ) -> Comparison:
     """RabbitMQ: every message, and in every chat in the order in which it was posted. Repeats are allowed."""
-    events = consumer.events
-    problems, held = _replay(events.values())
-    return _compare("rabbitmq", truth, held, list(events), problems, exact=exact)
+    return _compare_events("rabbitmq", consumer.events, truth, exact=exact, history=history)
 
 
-def compare_journal(path: Path, truth: Sequence[TruthEvent]) -> Comparison:
-    """The journal itself, where no sink is on: every message, in the order of its chat."""
+def compare_journal(
+    path: Path, truth: Sequence[TruthEvent], *, history: Mapping[Key, Held] | None = None
+) -> Comparison:
+    """The journal itself: every message, in the order of its chat."""
+    return _compare_events("journal", journal_events(path), truth, exact=False, history=history)
+
+
+def journal_events(path: Path) -> dict[str, Event]:
+    """All that the journal holds, by event id, in its order."""
     with open_reader(path) as reader:
-        events = {record.event.id: record.event for record in _records(reader)}
-    problems, held = _replay(events.values())
-    return _compare("journal", truth, held, list(events), problems, exact=False)
+        return {record.event.id: record.event for record in _records(reader)}
 
 
 def _records(reader: Reader) -> list[Record]:
@@ -105,82 +115,164 @@ def _records(reader: Reader) -> list[Record]:
     return reader.read(0, last, last)
 
 
-def _replay(events: Iterable[Event]) -> tuple[list[str], dict[Key, tuple[str | None, bool]]]:
-    """What a reader of `events` knows in the end, and what came out of order."""
-    held: dict[Key, tuple[str | None, bool]] = {}
-    newest: dict[str, int] = {}
-    problems = []
+def _compare_events(
+    sink: str,
+    events: Mapping[str, Event],
+    truth: Sequence[TruthEvent],
+    *,
+    exact: bool,
+    history: Mapping[Key, Held] | None,
+) -> Comparison:
+    findings = Findings()
+    held = _replay(events.values(), findings)
+    return _compare(sink, truth, held, list(events), findings, exact=exact, history=history)
+
+
+def _replay(events: Iterable[Event], findings: Findings) -> dict[Key, Held]:
+    """What a reader of `events` knows in the end, and what came out of order.
+
+    Live messages come in the order of their ids; backfilled ones come when they come. Words are as new as
+    their edit date says: a backfilled message already has those of edits that arrive after it.
+    """
+    held: dict[Key, Held] = {}
+    age: dict[Key, float] = {}
+    newest: dict[tuple[str, str], int] = {}
+    edited_first: set[Key] = set()
     for event in events:
         key = _key(event)
+        live = event.source == "mtproto"
         if event.kind == "message.new":
-            if event.message_id < newest.get(event.chat_key, 0):
-                problems.append(f"{_name(key)} came after a later message of its chat")
-            newest[event.chat_key] = event.message_id
+            if live:
+                stream = (event.account, event.chat_key)
+                if event.message_id < newest.get(stream, 0):
+                    findings.add("disorder", f"{name(key)} came after a later message of its chat")
+                newest[stream] = event.message_id
+                if key in edited_first:
+                    findings.add("disorder", f"{name(key)} was edited before it came")
         elif event.kind == "message.edited" and key not in held:
-            problems.append(f"{_name(key)} was edited before it came")
+            edited_first.add(key)
         words, deleted = held.get(key, (None, False))
-        held[key] = (words, True) if event.kind == "message.deleted" else (event.content, deleted)
-    return problems, held
+        if event.kind == "message.deleted":
+            held[key] = (words, True)
+            continue
+        edited_at = event.edit_date.timestamp() if event.edit_date else 0.0
+        if edited_at >= age.get(key, 0.0):
+            words, age[key] = event.content, edited_at
+        held[key] = (words, deleted)
+    return held
 
 
-async def compare_cache(url: str, truth: Sequence[TruthEvent]) -> Comparison:
-    """Redis: the newest content of every message of the last hour, and none that is deleted."""
+async def compare_cache(
+    url: str,
+    truth: Sequence[TruthEvent],
+    *,
+    history: Mapping[Key, Held] | None = None,
+    may_forget: bool = False,
+) -> Comparison:
+    """Redis: the newest content of every message of the last hour, and none that is deleted.
+
+    A cache that was restarted or failed over `may_forget`, but must not lie: what it holds is compared all
+    the same, message by message and in the lists of recent ones.
+    """
     expected = expectations(truth)
     client: aioredis.Redis = aioredis.from_url(url, decode_responses=False)
-    problems = []
-    delivered = 0
-    keys = list(expected)
     try:
-        for start in range(0, len(keys), 1000):
-            part = keys[start : start + 1000]
-            bodies = await client.mget([_redis_key(key) for key in part])
-            for key, body in zip(part, bodies, strict=True):
-                message = expected[key]
-                if message.deleted:
-                    delivered += body is None
-                    if body is not None:
-                        problems.append(f"{_name(key)} is there although it was deleted")
-                elif body is None:
-                    problems.append(f"{_name(key)} is missing")
-                elif decode(cast("bytes", body)).content != message.words:
-                    problems.append(f"{_name(key)} has old or other words")
-                else:
-                    delivered += 1
+        held = await _cached(client)
+        recent = [
+            _cached_key(key.decode(), int(member))
+            async for key in client.scan_iter(_RECENT_KEYS, count=1000)
+            for member in cast("list[bytes]", await client.zrange(key, 0, -1))
+        ]
     finally:
         await client.aclose()
-    return Comparison("redis", len(expected), delivered, problems)
+    findings = Findings()
+    gone = {key for key, message in expected.items() if message.deleted}
+    gone |= {key for key, (_, deleted) in (history or {}).items() if deleted}
+    delivered = absent = 0
+    for key, message in expected.items():
+        if key not in held:
+            delivered += message.deleted
+            if not message.deleted and key not in gone and not may_forget:
+                findings.add("lost", f"{name(key)} is missing")
+            absent += not message.deleted
+        elif key in gone:
+            findings.add("wrong", f"{name(key)} is there although it was deleted")
+        elif held[key] not in _acceptable(key, message, history):
+            findings.add("wrong", f"{name(key)} has old or other words")
+        else:
+            delivered += 1
+    for key in held.keys() - expected.keys():
+        _check_unexpected(key, history, findings)
+    for key in recent:
+        if key in gone:
+            findings.add("wrong", f"{name(key)} is among the recent although it was deleted")
+    return Comparison("redis", len(expected), delivered, findings.problems, findings.flaws, absent)
+
+
+async def _cached(client: aioredis.Redis) -> dict[Key, Held]:
+    held: dict[Key, Held] = {}
+    keys = [key async for key in client.scan_iter(MESSAGE_KEYS, count=1000)]
+    for start in range(0, len(keys), 1000):
+        for body in await client.mget(keys[start : start + 1000]):
+            if body is not None:
+                event = decode(cast("bytes", body))
+                held[_key(event)] = (event.content, False)
+    return held
+
+
+def _cached_key(recent: str, message_id: int) -> Key:
+    """The message that stands in a chat's list of recent ones; `telegram:channel:[scope/]channel:recent`."""
+    scope, _, channel_id = recent.split(":")[2].rpartition("/")
+    return int(scope or 0), channel_id, message_id
 
 
 def _compare(
     sink: str,
     truth: Sequence[TruthEvent],
-    held: dict[Key, tuple[str | None, bool]],
+    held: dict[Key, Held],
     event_ids: Sequence[str],
-    problems: list[str],
+    findings: Findings,
     *,
     exact: bool,
+    history: Mapping[Key, Held] | None,
 ) -> Comparison:
     expected = expectations(truth)
     delivered = 0
     for key, message in expected.items():
-        words, deleted = held.get(key, (None, False))
-        if message.deleted:
-            if key in held and not deleted:
-                problems.append(f"{_name(key)} was deleted, which did not arrive")
-            else:
-                delivered += 1
-        elif key not in held:
-            problems.append(f"{_name(key)} is missing")
-        elif deleted:
-            problems.append(f"{_name(key)} counts as deleted, which it is not")
-        elif words != message.words:
-            problems.append(f"{_name(key)} has old or other words")
-        else:
-            delivered += 1
-    problems += [f"{_name(key)} was never posted" for key in held.keys() - expected.keys()]
+        acceptable = _acceptable(key, message, history)
+        gone = any(deleted for _, deleted in acceptable)
+        there = any(not deleted for _, deleted in acceptable)
+        if key not in held:
+            if not gone:
+                findings.add("lost", f"{name(key)} is missing")
+                continue
+        elif held[key][1] and not gone:
+            findings.add("wrong", f"{name(key)} counts as deleted, which it is not")
+            continue
+        elif not held[key][1] and not there:
+            findings.add("wrong", f"{name(key)} was deleted, which did not arrive")
+            continue
+        elif not held[key][1] and held[key] not in acceptable:
+            findings.add("wrong", f"{name(key)} has old or other words")
+            continue
+        delivered += 1
+    for key in held.keys() - expected.keys():
+        _check_unexpected(key, history, findings)
     if exact:
-        problems += _differences(expected, event_ids)
-    return Comparison(sink, len(expected), delivered, problems)
+        for problem in _differences(expected, event_ids):
+            findings.add("wrong", problem)
+    return Comparison(sink, len(expected), delivered, findings.problems, findings.flaws)
+
+
+def _acceptable(key: Key, message: Expected, history: Mapping[Key, Held] | None) -> set[Held]:
+    """What a sink may hold of a message: what the account was told, or what the chat has now."""
+    told = (message.words, message.deleted)
+    return {told} if history is None else {told, history.get(key, told)}
+
+
+def _check_unexpected(key: Key, history: Mapping[Key, Held] | None, findings: Findings) -> None:
+    if history is None or key not in history:
+        findings.add("extra", f"{name(key)} was never posted")
 
 
 def _differences(expected: dict[Key, Expected], event_ids: Sequence[str]) -> list[str]:
@@ -204,11 +296,6 @@ def _key(event: Event) -> Key:
     return event.account_scope, event.channel_id, event.message_id
 
 
-def _redis_key(key: Key) -> str:
-    scope, channel_id, message_id = key
-    chat = f"{scope}/{channel_id}" if scope else channel_id
-    return f"telegram:msg:{chat}:{message_id}"
-
-
-def _name(key: Key) -> str:
+def name(key: Key) -> str:
+    """The message as problems call it."""
     return f"message {key[2]} of chat {key[1]}"
