@@ -4,21 +4,26 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from itertools import cycle
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
 from gateway.event import Event, decode
+from gateway.urls import url_per_host
 
 EXCHANGE = "telegram.messages"
 RECONNECT_SECONDS = 0.5
 
 
 class SampleConsumer:
-    """Keeps every event it got, in order, and how often; a repeat after an outage is no error."""
+    """Keeps every event it got, in order, and how often; a repeat after an outage is no error.
+
+    `url` may name all nodes of a cluster, as the gateway's: after a failure it goes on at the next.
+    """
 
     def __init__(self, url: str, name: str = "demo", on_event: Callable[[Event], None] | None = None) -> None:
-        self._url = url
+        self._urls = cycle(node.geturl() for node in url_per_host(url))
         self._queue_name = f"telegram.consumer.{name}"
         self._on_event = on_event
         self._connected = asyncio.Event()
@@ -50,7 +55,7 @@ class SampleConsumer:
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _consume(self) -> None:
-        connection = await aio_pika.connect(self._url, timeout=5)
+        connection = await aio_pika.connect(next(self._urls), timeout=5)
         try:
             channel = await connection.channel()
             await channel.set_qos(prefetch_count=200)

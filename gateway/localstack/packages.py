@@ -7,7 +7,7 @@ from gateway.errors import ConfigurationError
 
 POSTGRES_VERSION_MIN = 15
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_RABBITMQ_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+_RABBITMQ = Path("/usr/lib/rabbitmq/bin")
 
 
 def _postgres_directory() -> Path | None:
@@ -23,9 +23,9 @@ def _find(name: str) -> Path | None:
     if name in {"postgres", "initdb", "psql", "pg_config"}:
         directory = _postgres_directory()
         return directory / name if directory is not None and (directory / name).exists() else None
-    if name == "rabbitmq-server":
-        # Debian's wrapper in the PATH insists on its own user; the script behind it runs as anybody.
-        return _RABBITMQ_SERVER if _RABBITMQ_SERVER.exists() else None
+    if name.startswith("rabbitmq"):
+        # Debian's wrappers in the PATH insist on their own user; the scripts behind them run as anybody.
+        return _RABBITMQ / name if (_RABBITMQ / name).exists() else None
     found = shutil.which(name, path=_SEARCH_PATH)
     return Path(found) if found else None
 

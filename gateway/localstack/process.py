@@ -32,8 +32,8 @@ def environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
     return {"PATH": path, "LANG": "C.UTF-8", "HOME": str(home), **extra}
 
 
-async def run_once(argv: list[str], home: Path, extra: Mapping[str, str]) -> None:
-    """Runs a command to its end. Raises ServerFailed with what it printed when it fails."""
+async def run_once(argv: list[str], home: Path, extra: Mapping[str, str]) -> str:
+    """Runs a command to its end; returns what it printed. Raises ServerFailed with it when it fails."""
     process = await asyncio.create_subprocess_exec(
         *argv,
         cwd=home,
@@ -52,6 +52,7 @@ async def run_once(argv: list[str], home: Path, extra: Mapping[str, str]) -> Non
         raise ServerFailed(
             f"{' '.join(argv)} failed ({process.returncode}):\n{output.decode(errors='replace')}"
         )
+    return output.decode(errors="replace")
 
 
 def descendants(pid: int) -> list[int]:

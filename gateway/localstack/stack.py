@@ -13,12 +13,14 @@ from gateway.errors import ConfigurationError
 from gateway.localstack.packages import missing_servers
 from gateway.localstack.postgres import PgBouncer, Postgres
 from gateway.localstack.process import Server
-from gateway.localstack.rabbitmq import RabbitMQ
+from gateway.localstack.rabbitmq import RabbitMQ, RabbitMQCluster
 from gateway.localstack.redis import MASTER_NAME, RedisServer, Sentinel
 from gateway.localstack.secrets import write_secrets
 from gateway.localstack.site import Identity, Site
+from gateway.tasks import root_cause
 
 ALL = ("postgres", "pgbouncer", "redis", "redis_replica", "sentinels", "rabbitmq")
+CLUSTER = "rabbitmq_cluster"  # three nodes, for those who ask for it in place of the one
 CONFIG_DIR = Path(gateway.__file__).resolve().parents[1] / "deploy"
 _SENTINELS = 3
 
@@ -36,9 +38,9 @@ class LocalStack:
         servers: Collection[str] = ALL,
         config_dir: Path = CONFIG_DIR,
     ) -> None:
-        if unknown := set(servers) - set(ALL):
+        if unknown := set(servers) - {*ALL, CLUSTER}:
             raise ConfigurationError(
-                f"no such server: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}"
+                f"no such server: {', '.join(sorted(unknown))}; there are {', '.join((*ALL, CLUSTER))}"
             )
         if missing := missing_servers():
             raise ConfigurationError(f"servers are not installed; run: apt-get install {' '.join(missing)}")
@@ -62,6 +64,7 @@ class LocalStack:
             for number in range(1, _SENTINELS + 1)
         )
         self.rabbitmq = RabbitMQ(site)
+        self.rabbitmq_cluster = RabbitMQCluster(site)
 
     async def __aenter__(self) -> Self:
         try:
@@ -70,10 +73,12 @@ class LocalStack:
                 group.create_task(self._start_cache())
                 if "rabbitmq" in self._selected:
                     group.create_task(self.rabbitmq.start())
+                if CLUSTER in self._selected:
+                    group.create_task(self.rabbitmq_cluster.start())
         except BaseExceptionGroup as failures:
             await self._stop()
             # The others were only cancelled because the first one failed: it alone says why.
-            raise failures.exceptions[0] from None
+            raise root_cause(failures) from None
         except BaseException:
             await self._stop()
             raise
@@ -126,6 +131,7 @@ class LocalStack:
             self.redis_replica,
             self.redis,
             self.rabbitmq,
+            *(self.rabbitmq_cluster.servers if CLUSTER in self._selected else ()),
         )
 
     @property
@@ -140,6 +146,8 @@ class LocalStack:
             settings["TELEGRAM_REDIS_URL"] = f"redis://:{self.passwords.redis}@127.0.0.1:{self.redis.port}/0"
         if "rabbitmq" in self._selected:
             settings["TELEGRAM_RABBITMQ_URL"] = self.rabbitmq.url
+        if CLUSTER in self._selected:
+            settings["TELEGRAM_RABBITMQ_URL"] = self.rabbitmq_cluster.url
         return settings
 
     @property
