@@ -11,6 +11,7 @@
     │   ├── JournalFull           the journal is at its byte limit (intake pauses, nothing is dropped)
     │   └── JournalUnusable       exit 78: damaged, of another version, in use, or not ours to write
     ├── GatewayNotRunning         a command needs the daemon, and none runs with this state directory
+    ├── LeaseLost                 another host runs the account; it is disconnected until it may run here
     ├── SinkUnavailable           a sink's server did not accept a batch now; it is retried
     └── RecordsRefused            a sink can never accept these records; they go to quarantine
 
@@ -73,6 +74,10 @@ class GatewayNotRunning(GatewayError):
     """A command needs the running daemon, and none runs with this state directory."""
 
     exit_code = EXIT_NOT_RUNNING
+
+
+class LeaseLost(GatewayError):
+    """Another host runs this account: it must disconnect here at once, and wait."""
 
 
 class SinkUnavailable(GatewayError):

@@ -45,7 +45,14 @@ RPC_ERRORS = _counter("rpc_errors_total", "Error answers from Telegram, by code.
 FLOOD_WAIT_SECONDS = _counter(
     "flood_wait_seconds_total", "Seconds Telegram told us to wait.", "account", "method"
 )
+LEASE_HELD = _gauge("lease_held", "1 while this host may run the account.", "account")
+LEASE_EPOCH = _gauge(
+    "lease_epoch", "The fencing epoch under which the account runs; 0 while it may not.", "account"
+)
 SESSION_DEAD = _gauge("session_dead", "1 once Telegram has refused the session for good.", "account")
+SESSION_BACKUP = _gauge(
+    "session_backup_timestamp_seconds", "When the newest good backup of the session was made.", "account"
+)
 DIFFERENCES = _counter("differences_total", "Differences fetched, by how they ended.", "account", "result")
 CHANNELS_TRACKED = _gauge("channels_tracked", "Channels whose update state is known.", "account")
 

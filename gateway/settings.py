@@ -23,6 +23,7 @@ _DURATION_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, None: 1}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*$", re.IGNORECASE)
 _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 CHAT = re.compile(r"-?\d+|@\w{4,32}")
+_SESSION_KEY_CHARACTERS = 16
 _ACCOUNT_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 
 
@@ -77,6 +78,8 @@ class Settings(BaseSettings):
     accounts: CommaList = ("main",)
     session_dir: Path = Path("/opt/telegram-gateway/.session")
     state_dir: Path = Path("/var/lib/telegram-gateway")
+    session_backup_dir: Path | None = None  # session_backups says where that is
+    session_key: SecretStr | None = None
 
     server: Address | None = None
     server_dc: int = Field(default=2, ge=1, le=5)
@@ -88,6 +91,7 @@ class Settings(BaseSettings):
     db_dsn: SecretStr = SecretStr("postgresql://telegram@127.0.0.1:6434/telegram_gateway")
     db_direct_dsn: SecretStr = SecretStr("postgresql://telegram@127.0.0.1:5434/telegram_gateway")
     db_password: SecretStr | None = None
+    lease: bool | None = None  # unset: as enable_db
     db_retention: Duration | None = timedelta(days=90)
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     redis_password: SecretStr | None = None
@@ -142,6 +146,19 @@ class Settings(BaseSettings):
             raise ValueError("an account is named twice")
         return value
 
+    @field_validator("session_key", mode="after")
+    @classmethod
+    def _session_key_length(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        passphrase = value.get_secret_value().strip()
+        if len(passphrase) < _SESSION_KEY_CHARACTERS:
+            raise ValueError(
+                f"must have at least {_SESSION_KEY_CHARACTERS} characters; "
+                "make one with: openssl rand -base64 32"
+            )
+        return SecretStr(passphrase)
+
     @field_validator("log_level", mode="after")
     @classmethod
     def _log_level_name(cls, value: str) -> str:
@@ -183,6 +200,16 @@ class Settings(BaseSettings):
     def journal_path(self) -> Path:
         """The journal's file, in the state directory."""
         return self.state_dir / "journal.db"
+
+    @property
+    def session_backups(self) -> Path:
+        """The directory of session backups, by default in the state directory."""
+        return self.session_backup_dir or self.state_dir / "session-backups"
+
+    @property
+    def lease_enabled(self) -> bool:
+        """Whether a lease in PostgreSQL keeps each account on one host."""
+        return self.enable_db if self.lease is None else self.lease
 
     def require_api_credentials(self) -> tuple[int, str]:
         """The application's id and hash. Raises ConfigurationError when either is missing."""

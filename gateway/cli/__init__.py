@@ -15,6 +15,7 @@ _COMMANDS = {
     "session": ("session", "List and check session files."),
     "status": ("status", "Show accounts, journal and sinks of the running daemon."),
     "quarantine": ("quarantine", "List, retry and drop records that a sink refused for good."),
+    "lease": ("lease", "Show which host runs which account, and move accounts."),
     "db": ("db", "Migrate the database schema, roll it back, show its state."),
     "tail": ("tail", "Print messages as they arrive."),
     "doctor": ("doctor", "Check configuration, files, servers, versions and clocks."),

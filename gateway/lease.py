@@ -1,0 +1,334 @@
+"""The lease that keeps an account on one host: asked for before a connection is made, renewed while it lasts.
+
+Two leases protect an account: one of its authorisation key, which Telegram kills when two hosts use it, and
+one of its user, whom two logins on two hosts would otherwise capture twice. They live in PostgreSQL
+(`gateway/database/leases.py`). A database that is down stops nobody who held them last: a file in the state
+directory remembers that.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import NoReturn
+
+import asyncpg
+import structlog
+
+from gateway import metrics
+from gateway.database import connect_direct
+from gateway.database.connection import Connection
+from gateway.database.leases import GRACE, Claim, Lease, LeaseTable
+from gateway.errors import ConfigurationError, LeaseLost, SchemaError, SinkUnavailable
+from gateway.lease_record import LeaseRecord, holder_of, key_lease, record_file, user_lease
+from gateway.settings import Settings
+
+log = structlog.get_logger()
+
+RENEW_SECONDS = 5.0
+POLL_SECONDS = 2.0  # between two looks at a lease that another holds
+ANSWER_SECONDS = 5.0
+PATIENCE_SECONDS = 2.0  # for the database, at the start of an account that this host held last
+RELEASE_SECONDS = 2.0
+
+_UNAVAILABLE = (SinkUnavailable, ConfigurationError, SchemaError)
+
+
+class Leases:
+    """All leases of this process, on one connection. `run` renews them; `release` is for a clean stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._dsn = settings.db_direct_dsn.get_secret_value()
+        self._password = settings.db_password.get_secret_value() if settings.db_password else None
+        self._state_dir = settings.state_dir
+        self._file = record_file(settings.state_dir)
+        self.server = settings.server
+        self.record = LeaseRecord.load(self._file)
+        self._connection: Connection | None = None
+        self._lock = asyncio.Lock()
+        self._writing = asyncio.Lock()
+        self._accounts: list[AccountLease] = []
+        self._reachable = True
+
+    def account(self, name: str) -> "AccountLease":
+        """The leases of one account."""
+        lease = AccountLease(name, holder_of(name, self._state_dir), self)
+        self._accounts.append(lease)
+        return lease
+
+    async def run(self) -> None:
+        """Renews what is held, until cancelled. What another has taken is lost at once."""
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            if any(account.held for account in self._accounts):
+                try:
+                    await self._renew()
+                except _UNAVAILABLE as error:
+                    if self._reachable:
+                        log.warning("leases_not_renewed", reason=str(error))
+                    self._reachable = False
+                else:
+                    if not self._reachable:
+                        log.info("leases_renewed_again")
+                    self._reachable = True
+
+    async def release(self, *accounts: "AccountLease") -> None:
+        """Gives up the leases of `accounts` (default: all) so that another host may go on at once."""
+        claims = [claim for account in accounts or self._accounts for claim in account.drop()]
+        if not claims:
+            return
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS), self.table() as table:
+                # Before it is given away: what became of a lost answer is not known.
+                await self.forget(*(claim.name for claim in claims))
+                await table.release(claims)
+        except (*_UNAVAILABLE, TimeoutError) as error:
+            log.warning("leases_not_released", reason=str(error) or "no answer in time")
+
+    def close(self) -> None:
+        """Drops the connection; leases stay as they are."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    @asynccontextmanager
+    async def table(self) -> AsyncIterator[LeaseTable]:
+        """The table, for one caller at a time. Raises SinkUnavailable, ConfigurationError or SchemaError."""
+        async with self._lock:
+            if self._connection is None or self._connection.is_closed():
+                self._connection = await connect_direct(self._dsn, self._password)
+            connection = self._connection
+            silence = asyncio.get_running_loop().call_later(ANSWER_SECONDS, connection.terminate)
+            try:
+                yield LeaseTable(connection)
+            except asyncpg.UndefinedTableError:
+                raise SchemaError(
+                    "the database has no table of leases; run: telegram-gateway db migrate"
+                ) from None
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                self.close()
+                raise SinkUnavailable(f"PostgreSQL did not answer about the lease: {error}") from error
+            except asyncio.CancelledError:
+                self.close()
+                raise
+            finally:
+                silence.cancel()
+
+    async def remember(self, name: str, epoch: int) -> None:
+        """Puts on the local disk that this host holds a lease."""
+        self.record.held[name] = epoch
+        await self._write()
+
+    async def forget(self, *names: str) -> None:
+        """Puts on the local disk that this host holds these leases no more."""
+        if [self.record.held.pop(name) for name in names if name in self.record.held]:
+            await self._write()
+
+    async def learn_user(self, key: str, user_id: int) -> None:
+        """Puts on the local disk whose key this is."""
+        if self.record.users.get(key) != user_id:
+            self.record.users[key] = user_id
+            await self._write()
+
+    async def _write(self) -> None:
+        async with self._writing:
+            await asyncio.to_thread(self.record.store, self._file)
+
+    async def _renew(self) -> None:
+        async with self.table() as table:
+            claims = [claim for account in self._accounts for claim in account.claims()]
+            renewed = await table.renew(claims)
+            for account in self._accounts:
+                for claim in account.claims():
+                    if claim in claims:
+                        await account.judge(table, claim, still_ours=claim.name in renewed)
+
+
+class AccountLease:
+    """One account's leases, for its `Account`: acquired before it connects, watched while it is connected."""
+
+    def __init__(self, account: str, holder: str, shared: Leases) -> None:
+        self.held: dict[str, int] = {}
+        self._account = account
+        self._holder = holder
+        self._shared = shared
+        self._key = ""
+        self._unconfirmed: set[str] = set()  # gone on with while the database was away
+        self._usurped: set[str] = set()  # run by somebody else in this host's own name
+        self._lost: set[str] = set()
+        self._loss = asyncio.Event()
+        self._reason = ""
+        self._measure()
+
+    @property
+    def epoch(self) -> int | None:
+        """The fencing epoch under which the account runs; None while it may not."""
+        return self.held.get(self._key)
+
+    async def acquire(self, auth_key: bytes, waiting: Callable[[str], None]) -> None:
+        """Returns once the account may connect; `waiting` is told why not yet.
+
+        The account must be disconnected: a former holder thereby says that it has stopped.
+        """
+        self._key = key_lease(auth_key)
+        await self._acknowledge_loss()
+        said = None
+        while (reason := await self._obstacle()) is not None:
+            if reason != said:
+                log.warning("lease_waiting", account=self._account, reason=reason)
+            said = reason
+            waiting(reason)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def acquire_user(self, user_id: int) -> None:
+        """Once it is known whose key this is: raises LeaseLost when another host runs that user."""
+        await self._shared.learn_user(self._key, user_id)
+        reason = await self._obstacle()
+        if reason is not None:
+            raise LeaseLost(reason)
+
+    async def until_lost(self) -> NoReturn:
+        """Raises LeaseLost when another host has taken the account."""
+        await self._loss.wait()
+        raise LeaseLost(self._reason)
+
+    def claims(self) -> list[Claim]:
+        """What this account believes to hold."""
+        return [Claim(name, self._holder, epoch) for name, epoch in self.held.items()]
+
+    def drop(self) -> list[Claim]:
+        """Holds nothing any more; returns what there was."""
+        claims = self.claims()
+        self.held.clear()
+        self._measure()
+        return claims
+
+    async def judge(self, table: LeaseTable, claim: Claim, *, still_ours: bool) -> None:
+        """Looks into a lease that was (or was not) renewed."""
+        name = claim.name
+        if still_ours:
+            self._unconfirmed.discard(name)
+            return
+        lease = await table.get(name)
+        if lease is None or (lease.holder == self._holder and lease.epoch < claim.epoch):
+            # The database is older than the lease: a restored backup, or a replica that was promoted.
+            epoch = await table.acquire(name, self._account, self._holder, known_epoch=claim.epoch)
+        elif lease.holder == self._holder and lease.acquired_at and name in self._unconfirmed:
+            epoch = lease.epoch  # this host's own: the answer to its question had been lost
+        else:
+            epoch = None
+        if epoch is not None and name in self.held:
+            await self._hold(name, epoch)
+        elif name in self.held:
+            self._lose(name, lease)
+
+    async def _acknowledge_loss(self) -> None:
+        if not self._lost:
+            return
+        await self._shared.forget(*self._lost)
+        try:
+            async with self._shared.table() as table:
+                for name in self._lost:
+                    await table.stopped(name, self._holder)
+        except _UNAVAILABLE as error:
+            # The new holder then waits out the grace period instead.
+            log.warning("lease_loss_not_acknowledged", account=self._account, reason=str(error))
+        self._lost.clear()
+        self._loss.clear()
+
+    async def _obstacle(self) -> str | None:
+        """Acquires what is not held yet; why not, if not."""
+        names = [self._key]
+        if (user_id := self._shared.record.users.get(self._key)) is not None:
+            names.append(user_lease(user_id, self._shared.server))
+        for name in names:
+            if name not in self.held and (reason := await self._acquire(name)) is not None:
+                return reason
+        return None
+
+    async def _acquire(self, name: str) -> str | None:
+        remembered = self._shared.record.held.get(name)
+        try:
+            async with (
+                asyncio.timeout(None if remembered is None else PATIENCE_SECONDS),
+                self._shared.table() as table,
+            ):
+                epoch = await table.acquire(
+                    name,
+                    self._account,
+                    self._holder,
+                    known_epoch=remembered or 0,
+                    again=name not in self._usurped,
+                )
+                if epoch is not None:
+                    await self._hold(name, epoch)
+                    return None
+                lease = await table.get(name)
+        except (*_UNAVAILABLE, TimeoutError) as error:
+            reason = str(error) or "PostgreSQL does not answer"
+            if remembered is None:
+                return f"no lease, and this host did not hold it last: {reason}"
+            log.warning("lease_unconfirmed", account=self._account, lease=name, reason=reason)
+            self.held[name] = remembered
+            self._unconfirmed.add(name)
+            self._measure()
+            return None
+        await self._shared.forget(name)
+        return self._why_not(lease)
+
+    async def _hold(self, name: str, epoch: int) -> None:
+        self.held[name] = epoch
+        self._unconfirmed.discard(name)
+        self._usurped.discard(name)
+        self._measure()
+        await self._shared.remember(name, epoch)
+        log.info("lease_held", account=self._account, lease=name, epoch=epoch)
+
+    def _lose(self, name: str, lease: Lease | None) -> None:
+        epoch = self.held.pop(name)
+        if lease is not None and lease.holder == self._holder and lease.acquired_at and not lease.free:
+            self._usurped.add(name)
+        self._lost.add(name)
+        self._reason = self._why_not(lease)
+        self._measure()
+        self._loss.set()
+        log.error("lease_lost", account=self._account, lease=name, epoch=epoch, reason=self._reason)
+
+    def _why_not(self, lease: Lease | None) -> str:
+        take = f"to move the account here: telegram-gateway lease take --account {self._account}"
+        if lease is None or lease.free:
+            return "the lease is changing hands"
+        if lease.holder != self._holder:
+            return f"the lease {lease.name} is held by {lease.holder}, {_pulse(lease)}; {take}"
+        if lease.previous is not None:
+            return f"the lease {lease.name} was taken over and {lease.previous} has not yet stopped"
+        return (
+            f"the lease {lease.name} is in use by another gateway in this host's own name: a copied machine? "
+            "Stop one, give it another hostname and machine-id, and restart the other"
+        )
+
+    def _measure(self) -> None:
+        metrics.LEASE_HELD.labels(self._account).set(self.epoch is not None)
+        metrics.LEASE_EPOCH.labels(self._account).set(self.epoch or 0)
+
+
+class NoLease:
+    """Where leases are off: every account may run at any time."""
+
+    epoch = None
+
+    async def acquire(self, auth_key: bytes, waiting: Callable[[str], None]) -> None:
+        """Returns at once."""
+
+    async def acquire_user(self, user_id: int) -> None:
+        """Returns at once."""
+
+    async def until_lost(self) -> NoReturn:
+        """Never returns."""
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+def _pulse(lease: Lease) -> str:
+    if lease.silence < GRACE:
+        return "which is alive"
+    return f"silent since {lease.renewed_at:%F %T %Z}"
