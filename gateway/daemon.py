@@ -29,6 +29,7 @@ from gateway.tasks import root_cause, run_together
 from gateway.telegram.account import Account
 from gateway.telegram.server import ServerAddress
 from gateway.telegram.session import SessionDirectory
+from gateway.telegram.session_backup import SessionBackups, keep_backed_up
 
 log = structlog.get_logger()
 
@@ -56,7 +57,8 @@ class Daemon:
             sinks=[sink.name for sink in self._sinks],
         )
         api_id, api_hash = settings.require_api_credentials()
-        sessions = SessionDirectory(settings.session_dir)
+        sessions = SessionDirectory.from_settings(settings)
+        self._backups = SessionBackups(settings.session_backups, sessions)
         server = ServerAddress.from_settings(settings)
         self._accounts = [
             Account(
@@ -157,6 +159,10 @@ class Daemon:
                 group.create_task(self._measure_loop_lag(), name="loop_lag"),
                 group.create_task(self._watch(), name="watchdog"),
             ]
+            services += [
+                group.create_task(keep_backed_up(self._backups, account.name, account.ready), name="backup")
+                for account in self._accounts
+            ]
             sinks = [group.create_task(runner.run(), name="sink") for runner in self._runners]
             accounts = group.create_task(self._run_accounts(), name="accounts")
             ready = group.create_task(self._announce_ready(), name="ready")
@@ -182,10 +188,10 @@ class Daemon:
             try:
                 await account.run()
             except SessionDead as error:
-                log.error("session_dead", account=account.name, reason=str(error))  # noqa: TRY400
                 dead.append(error)
                 if len(dead) == len(self._accounts):
-                    raise
+                    raise  # the process says so in its last line
+                log.error("session_dead", account=account.name, reason=str(error))  # noqa: TRY400
                 account.ready.set()  # the others' readiness must not wait for it
 
         async with asyncio.TaskGroup() as group:

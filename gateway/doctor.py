@@ -71,7 +71,7 @@ def _api_credentials(settings: Settings) -> Finding:
 
 def _session(settings: Settings, account: str) -> Finding:
     try:
-        stored = SessionDirectory(settings.session_dir).load(account)
+        stored = SessionDirectory.from_settings(settings).load(account)
     except GatewayError as error:
         return Finding(f"session {account}", False, str(error))
     return Finding(f"session {account}", True, f"data centre {stored.dc_id}, private to this user")
@@ -102,7 +102,7 @@ async def _telegram(settings: Settings) -> Finding:
         if server is not None:
             host, port = server.host, server.port
         else:
-            stored = SessionDirectory(settings.session_dir).load(settings.accounts[0])
+            stored = SessionDirectory.from_settings(settings).load(settings.accounts[0])
             host, port = stored.server_address, stored.port
         async with asyncio.timeout(ANSWER_SECONDS):
             _, writer = await asyncio.open_connection(host, port)

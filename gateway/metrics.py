@@ -103,6 +103,22 @@ RABBITMQ_BLOCKED = _gauge(
 )
 RABBITMQ_UNROUTED = _counter("rabbitmq_unrouted_total", "Messages that no queue was bound for.")
 
+# Media download
+MEDIA_DOWNLOADED = _counter("media_downloaded_total", "Messages whose file is in the store.", "account")
+MEDIA_BYTES = _counter("media_bytes_total", "Bytes of files received from Telegram.", "account")
+MEDIA_SKIPPED = _counter("media_skipped_total", "Files left out by the settings, by which one.", "reason")
+MEDIA_RETRIES = _counter("media_retries_total", "Downloads to be tried again, by why.", "reason")
+MEDIA_FAILED = _counter(
+    "media_failed_total", "Files that are gone, or were given up after the last attempt, by why.", "reason"
+)
+MEDIA_QUEUED = _gauge("media_queued_files", "Files that are still to be fetched.", "account")
+MEDIA_OLDEST_QUEUED = _gauge(
+    "media_oldest_queued_timestamp_seconds",
+    "When the oldest file still to be fetched was asked for; 0 when there is none.",
+    "account",
+)
+MEDIA_PAUSED = _gauge("media_paused", "1 while downloads wait because their directory cannot be written.")
+
 # Process
 EVENT_LOOP_LAG_SECONDS = _histogram(
     "event_loop_lag_seconds",

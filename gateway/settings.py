@@ -24,6 +24,7 @@ _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*$", re.IGNORECASE
 _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 CHAT = re.compile(r"-?\d+|@\w{4,32}")
 _SESSION_KEY_CHARACTERS = 16
+MEDIA_TYPES = ("photo", "document", "video", "video_note", "audio", "voice", "animation", "sticker")
 _ACCOUNT_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 
 
@@ -106,6 +107,11 @@ class Settings(BaseSettings):
     journal_max_bytes: ByteSize = 20 << 30
     drain_limit: Duration = timedelta(seconds=10)
 
+    media_dir: Path | None = None
+    media_max_bytes: ByteSize = 50 << 20
+    media_min_free: ByteSize = 1 << 30
+    media_types: CommaList = MEDIA_TYPES
+
     metrics_addr: Address = ("127.0.0.1", 4006)
     api_addr: Address = ("127.0.0.1", 4010)
     log_level: str = "INFO"
@@ -158,6 +164,16 @@ class Settings(BaseSettings):
                 "make one with: openssl rand -base64 32"
             )
         return SecretStr(passphrase)
+
+    @field_validator("media_types", mode="after")
+    @classmethod
+    def _media_type_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if tuple(item.lower() for item in value) == ("all",):
+            return MEDIA_TYPES
+        for name in value:
+            if name not in MEDIA_TYPES:
+                raise ValueError(f"{name!r} is no type of file; list some of {', '.join(MEDIA_TYPES)}")
+        return value
 
     @field_validator("log_level", mode="after")
     @classmethod

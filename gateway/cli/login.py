@@ -10,12 +10,14 @@ from contextlib import contextmanager
 import click
 import qrcode
 
+from gateway.cli.session import keep_backup
 from gateway.errors import ConfigurationError, LoginFailed
 from gateway.logs import configure_logging
 from gateway.settings import load_settings
 from gateway.telegram.login import Login
 from gateway.telegram.server import ServerAddress
 from gateway.telegram.session import SessionDirectory
+from gateway.telegram.session_backup import SessionBackups
 
 
 class _Terminal:
@@ -115,9 +117,10 @@ def command(
     settings = load_settings(accounts=(account,))
     configure_logging(settings.log_level)
     api_id, api_hash = settings.require_api_credentials()
+    sessions = SessionDirectory.from_settings(settings)
     login = Login(
         account,
-        SessionDirectory(settings.session_dir),
+        sessions,
         api_id=api_id,
         api_hash=api_hash,
         server=ServerAddress.from_settings(settings),
@@ -130,6 +133,6 @@ def command(
     else:
         who = asyncio.run(login.with_code(terminal))
     kind = "bot" if who.bot else "user"
-    file = SessionDirectory(settings.session_dir).file(account)
-    click.echo(f"Logged in as {who.name} ({kind} {who.user_id}); session: {file}")
+    click.echo(f"Logged in as {who.name} ({kind} {who.user_id}); session: {sessions.file(account)}")
+    keep_backup(SessionBackups(settings.session_backups, sessions), account)
     return 0

@@ -1,37 +1,29 @@
 """Session files: one Telethon SQLite file per account, private to the gateway's user, used by one process.
 
 The file holds the authorisation key and the address of its data centre, no more: update state and access
-hashes live in the journal, so that a running gateway never keeps the file open.
+hashes live in the journal, so that a running gateway never keeps the file open. With TELEGRAM_SESSION_KEY
+the file is encrypted; a clear one still loads, and is encrypted when it is next written.
 """
 
 import fcntl
 import os
 import sqlite3
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from telethon.crypto import AuthKey
-from telethon.sessions import MemorySession, SQLiteSession
+from telethon.sessions import MemorySession
 from telethon.tl.types import InputPeerChannel
 
 from gateway.errors import SessionError
+from gateway.settings import Settings
+from gateway.telegram import session_file
+from gateway.telegram.session_cipher import MAGIC, SessionCipher, is_sealed
+from gateway.telegram.session_file import DIRECTORY_MODE, FILE_MODE, StoredSession
 
-FILE_MODE = 0o600
-DIRECTORY_MODE = 0o700
-
-
-@dataclass(frozen=True)
-class StoredSession:
-    """What a session file holds: the data centre, its address and the 256-byte authorisation key."""
-
-    dc_id: int
-    server_address: str
-    port: int
-    auth_key: bytes
+__all__ = ["GatewaySession", "SessionDirectory", "StoredSession"]
 
 
 class GatewaySession(MemorySession):  # type: ignore[misc]  # untyped base
@@ -81,11 +73,19 @@ class GatewaySession(MemorySession):  # type: ignore[misc]  # untyped base
 class SessionDirectory:
     """The directory of session files.
 
-    Raises SessionError, with what to do, for a missing or damaged file and for one that others can read.
+    Raises SessionError, with what to do, for a missing or damaged file, for one that others can read, and
+    for an encrypted one without its key.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, cipher: SessionCipher | None = None) -> None:
         self.path = path
+        self._cipher = cipher
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The directory that the settings name, with their key if there is one."""
+        key = settings.session_key
+        return cls(settings.session_dir, SessionCipher(key.get_secret_value()) if key else None)
 
     def file(self, account: str) -> Path:
         """The session file of `account`, whether it exists or not."""
@@ -93,25 +93,23 @@ class SessionDirectory:
 
     def accounts(self) -> list[str]:
         """The accounts that have a session file."""
-        return sorted(file.stem for file in self.path.glob("*.session"))
+        return sorted(file.stem for file in self.path.glob("*.session") if not file.name.startswith("."))
 
     def create(self) -> None:
         """Makes the directory, private to this user."""
-        try:
-            self.path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        except OSError as error:
-            raise SessionError(
-                f"cannot create the session directory {self.path} ({error.strerror}); "
-                "create it for the gateway's user with mode 0700"
-            ) from error
-        self._check_private(self.path, DIRECTORY_MODE)
+        session_file.create_private(self.path, "session directory")
 
     def load(self, account: str) -> StoredSession:
-        """Reads an account's session."""
+        """Reads an account's session, its integrity checked."""
+        return session_file.parse(self.image(account), self.file(account))
+
+    def image(self, account: str) -> bytes:
+        """An account's session as the clear SQLite database, by SQLite's backup API."""
         file = self.file(account)
         try:
-            self._check_private(self.path, DIRECTORY_MODE)
-            self._check_private(file, FILE_MODE)
+            session_file.check_private(self.path, DIRECTORY_MODE)
+            session_file.check_private(file, FILE_MODE)
+            return self.open(file, account)
         except FileNotFoundError:
             raise SessionError(
                 f"account {account!r} has no session file {file}; "
@@ -119,29 +117,37 @@ class SessionDirectory:
             ) from None
         except PermissionError as error:
             raise SessionError(f"cannot read {error.filename}; run as the user that owns it") from None
-        return read_session_file(file)
 
     def store(self, account: str, session: StoredSession) -> None:
         """Writes an account's session, replacing an older one atomically."""
         self.create()
-        scratch = self.path / f".{account}.new.session"
-        scratch.unlink(missing_ok=True)
-        os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE))
-        database = SQLiteSession(str(scratch))
+        session_file.write(self.file(account), self.seal(session_file.build(session), account))
+
+    def open(self, file: Path, account: str) -> bytes:
+        """The clear SQLite database in a session file or backup of `account`, wherever that is."""
+        with file.open("rb") as opened:
+            if is_sealed(opened.read(len(MAGIC))):
+                opened.seek(0)
+                return self.unseal(opened.read(), account, file)
         try:
-            database.set_dc(session.dc_id, session.server_address, session.port)
-            database.auth_key = AuthKey(session.auth_key)
-            database.save()
-        finally:
-            database.close()
-        with scratch.open("rb") as written:
-            os.fsync(written.fileno())
-        scratch.replace(self.file(account))
-        directory = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+            return session_file.snapshot(file)
+        except sqlite3.Error as error:
+            raise SessionError(
+                f"{file} is not a readable session file ({error}); log in again or restore a backup"
+            ) from None
+
+    def seal(self, image: bytes, account: str) -> bytes:
+        """What is written to disk for a clear database: itself, or encrypted where there is a key."""
+        return self._cipher.seal(image, account) if self._cipher else image
+
+    def unseal(self, sealed: bytes, account: str, name: object) -> bytes:
+        """The clear database in an encrypted file's content."""
+        if self._cipher is None:
+            raise SessionError(
+                f"{name} is encrypted and TELEGRAM_SESSION_KEY is not set; "
+                "give the key it was written with (systemd credential session_key)"
+            )
+        return self._cipher.open(sealed, account, name)
 
     @contextmanager
     def lock(self, account: str) -> Iterator[None]:
@@ -154,6 +160,7 @@ class SessionDirectory:
         path = self.path / f"{account}.lock"
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, FILE_MODE)
         try:
+            session_file.give_to_owner_of(self.path, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -168,34 +175,8 @@ class SessionDirectory:
         finally:
             os.close(descriptor)
 
-    @staticmethod
-    def _check_private(path: Path, wanted: int) -> None:
-        status = path.stat()
-        mode = stat.S_IMODE(status.st_mode)
-        if mode & 0o077:
-            raise SessionError(
-                f"{path} can be read by others (mode {mode:04o}); whoever reads it owns the account. "
-                f"Run: chmod {wanted:o} {path}"
-            )
 
-
-def read_session_file(file: Path) -> StoredSession:
-    """Reads a Telethon SQLite session file without changing it.
-
-    Raises SessionError when it is not one, or holds no login.
-    """
-    try:
-        database = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
-        try:
-            row = database.execute("SELECT dc_id, server_address, port, auth_key FROM sessions").fetchone()
-        finally:
-            database.close()
-    except sqlite3.Error as error:
-        raise SessionError(
-            f"{file} is not a readable session file ({error}); log in again or restore a backup"
-        ) from None
-    if row is None or not row[3]:
-        raise SessionError(
-            f"{file} holds no login; log in with: telegram-gateway login --account {file.stem}"
-        )
-    return StoredSession(int(row[0]), str(row[1]), int(row[2]), bytes(row[3]))
+def is_encrypted(file: Path) -> bool:
+    """Whether a session file is encrypted."""
+    with file.open("rb") as opened:
+        return is_sealed(opened.read(len(MAGIC)))
