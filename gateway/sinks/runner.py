@@ -32,7 +32,7 @@ from gateway.sinks.base import Obstructable, ReplayedRecord, Sink
 log = structlog.get_logger()
 
 FIRST_DELAY = 0.1  # seconds before the first retry; doubles from there
-LONGEST_DELAY = 5.0  # seconds; also how late a server's return is noticed
+LONGEST_DELAY = 2.0  # seconds; how late a server's return, or a new Redis master, is noticed
 STALLED_AFTER = 10.0  # seconds without an acknowledgement after which a sink counts as down
 IDLE_CHECK = 5.0  # seconds without a record after which the server is asked whether it still answers
 
