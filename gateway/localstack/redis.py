@@ -31,7 +31,9 @@ class RedisServer(Server):
     def __init__(self, name: str, site: Site, shipped: str, master: "RedisServer | None" = None) -> None:
         super().__init__(name, site)
         self._shipped = site.config_dir / "redis" / shipped
-        self._master_port = master.port if master else self.port
+        self._master = master
+        # Where the others find it, when that is not where it listens: a proxy stands in between.
+        self.announced_port = self.port
 
     @property
     def password(self) -> str:
@@ -39,10 +41,13 @@ class RedisServer(Server):
 
     async def prepare(self) -> None:
         text = self._shipped.read_text()
+        master_port = str((self._master or self).announced_port)
         # A second `sentinel monitor` would be a second master, so here the port itself is replaced.
-        text = text.replace(_SHIPPED_MONITOR, _SHIPPED_MONITOR.replace("6379", str(self._master_port)))
-        text = text.replace(_SHIPPED_REPLICAOF, _SHIPPED_REPLICAOF.replace("6379", str(self._master_port)))
+        text = text.replace(_SHIPPED_MONITOR, _SHIPPED_MONITOR.replace("6379", master_port))
+        text = text.replace(_SHIPPED_REPLICAOF, _SHIPPED_REPLICAOF.replace("6379", master_port))
         overrides = f"port {self.port}\ninclude {self.site.secrets}/{self._passwords_file}\n"
+        if self.announced_port != self.port:
+            overrides += f"replica-announce-ip 127.0.0.1\nreplica-announce-port {self.announced_port}\n"
         (self.directory / "redis.conf").write_text(text + overrides)
 
     def command(self) -> list[str | Path]:
