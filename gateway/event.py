@@ -76,11 +76,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         """`content_hash` over what a reader would call the content of this message.
 
         Views, reactions and previews arrive as edits and change nothing in it. Media is known by its `id`;
-        media without one (a place, a contact) counts with every field.
+        media without one (a place, a poll) counts with every field but those that others change.
         """
-        media = self.media.get("id", self.media) if self.media else None
+        media = self.media or None
+        if media is not None:
+            lasting = {name: value for name, value in media.items() if name not in _CHANGED_BY_OTHERS}
+            media = media.get("id", lasting)
         return content_hash(self.text, self.caption, self.entities or None, self.media_type, media)
 
+
+_CHANGED_BY_OTHERS = frozenset({"results", "completions"})  # votes, and tasks that were done
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)

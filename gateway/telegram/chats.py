@@ -8,22 +8,29 @@ from typing import Any
 from telethon.tl import types
 
 from gateway.event import ChatType, Event, Sender
+from gateway.telegram.plain import clean_text
 
 MAX_PEOPLE = 50_000  # names of senders kept in memory; the oldest-seen go first
 
 
 @dataclass(frozen=True, slots=True)
 class ChatInfo:
-    """A chat's kind and names."""
+    """A chat's kind and names; a forum is a supergroup with topics."""
 
     type: ChatType
     title: str | None
     username: str | None
+    forum: bool = False
 
 
 def marked_channel(channel_id: int) -> int:
     """The marked id of a channel or supergroup: -100 before the id."""
     return -(1_000_000_000_000 + channel_id)
+
+
+def channel_of(marked_id: int) -> int:
+    """The unmarked id of a channel or supergroup."""
+    return -marked_id - 1_000_000_000_000
 
 
 def marked(peer: Any) -> int:
@@ -50,12 +57,14 @@ class Directory:
         for chat in chats:
             if isinstance(chat, types.Channel):
                 kind: ChatType = "channel" if chat.broadcast else "supergroup"
-                self._chats[marked_channel(chat.id)] = ChatInfo(kind, chat.title, _username(chat))
+                self._chats[marked_channel(chat.id)] = ChatInfo(
+                    kind, clean_text(chat.title), _username(chat), bool(chat.forum)
+                )
             elif isinstance(chat, types.ChannelForbidden):
                 kind = "channel" if chat.broadcast else "supergroup"
-                self._chats.setdefault(marked_channel(chat.id), ChatInfo(kind, chat.title, None))
+                self._chats.setdefault(marked_channel(chat.id), ChatInfo(kind, clean_text(chat.title), None))
             elif isinstance(chat, types.Chat | types.ChatForbidden):
-                self._chats[-chat.id] = ChatInfo("group", chat.title, None)
+                self._chats[-chat.id] = ChatInfo("group", clean_text(chat.title), None)
 
     def chat(self, marked_id: int) -> ChatInfo | None:
         """A chat's names; for a private chat those of the other person."""
@@ -73,7 +82,7 @@ class Directory:
 
     def _learn_user(self, user: Any) -> None:
         known = self._people.get(user.id)
-        name = " ".join(part for part in (user.first_name, user.last_name) if part) or None
+        name = clean_text(" ".join(part for part in (user.first_name, user.last_name) if part)) or None
         if user.min and known is not None:
             # A `min` user may lack its names (https://core.telegram.org/api/min): keep the fuller record.
             return
@@ -85,10 +94,10 @@ class Directory:
 
 def _username(entity: Any) -> str | None:
     if entity.username:
-        return str(entity.username)
+        return clean_text(entity.username)
     for candidate in entity.usernames or ():
         if candidate.active:
-            return str(candidate.username)
+            return clean_text(candidate.username)
     return None
 
 
@@ -101,11 +110,15 @@ class ChatFilter:
         self._directory = directory
 
     def __call__(self, event: Event) -> bool:
+        return self.wants(event.channel_id)
+
+    def wants(self, chat_id: str) -> bool:
+        """Whether a chat (by its marked id) is one that the operator wants."""
         if not self._ids and not self._names:
             return True
-        if event.channel_id in self._ids:
+        if chat_id in self._ids:
             return True
         if not self._names:
             return False
-        chat = self._directory.chat(int(event.channel_id))
+        chat = self._directory.chat(int(chat_id))
         return chat is not None and chat.username is not None and chat.username.lower() in self._names

@@ -6,7 +6,8 @@ What each update becomes: new messages, posts and service messages → `message.
 """
 
 import base64
-from datetime import datetime
+import struct
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -16,7 +17,9 @@ from telethon.tl import types
 from gateway import metrics
 from gateway.event import ChatType, Event, MessageType, Source, delete_id, edit_id, new_id
 from gateway.telegram.chats import ChatInfo, Directory, marked, marked_channel
-from gateway.telegram.media import clean_text, describe_entities, describe_media, plain, snake_case
+from gateway.telegram.describe import describe_action, describe_flags, describe_reply, thread_of
+from gateway.telegram.media import describe_entities, describe_media
+from gateway.telegram.plain import clean_text, plain
 
 log = structlog.get_logger()
 
@@ -25,8 +28,8 @@ _EDITED = (types.UpdateEditMessage, types.UpdateEditChannelMessage)
 _SHORT = (types.UpdateShortMessage, types.UpdateShortChatMessage)
 # What makes events; all other updates are counted and left.
 CAPTURED = (*_NEW, *_SHORT, *_EDITED, types.UpdateDeleteChannelMessages, types.UpdateDeleteMessages)
-_FLAGS = ("out", "silent", "pinned", "noforwards", "from_scheduled", "mentioned")
-_COUNTS = ("views", "forwards", "ttl_period", "effect", "via_bot_id")
+_WITH_TEXT = ("webpage", "rich_message")  # all other media has a caption
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class Converter:
@@ -48,7 +51,7 @@ class Converter:
         if isinstance(update, _SHORT):
             return self._new(self._expand(update), received_at, "mtproto")
         if isinstance(update, _EDITED):
-            return self._edited(update.message, received_at)
+            return self._edited(update.message, received_at, "mtproto")
         chat = marked_channel(update.channel_id)
         info = self._info(chat, None)
         return [self.deleted(chat, info.type, message_id, received_at) for message_id in update.messages]
@@ -57,7 +60,18 @@ class Converter:
         """The event of a message fetched from a chat's history."""
         return self._new(message, received_at, "backfill")
 
-    def deleted(self, chat: int, chat_type: ChatType, message_id: int, received_at: datetime) -> Event:
+    def reread(self, message: Any, received_at: datetime) -> list[Event]:
+        """The last edit of a message that is known already and was fetched again; none if never edited."""
+        return self._edited(message, received_at, "backfill")
+
+    def deleted(
+        self,
+        chat: int,
+        chat_type: ChatType,
+        message_id: int,
+        received_at: datetime,
+        source: Source = "mtproto",
+    ) -> Event:
         """The deletion of a message whose chat is known."""
         scope = self._scope(chat)
         return Event(
@@ -69,7 +83,7 @@ class Converter:
             chat_type=chat_type,
             message_id=message_id,
             received_at=received_at,
-            source="mtproto",
+            source=source,
         )
 
     def _new(self, message: Any, received_at: datetime, source: Source) -> list[Event]:
@@ -78,12 +92,12 @@ class Converter:
             return []
         return [self._build(message, received_at, source)]
 
-    def _edited(self, message: Any, received_at: datetime) -> list[Event]:
+    def _edited(self, message: Any, received_at: datetime, source: Source) -> list[Event]:
         # Without an edit date only reactions, views or the pin have changed.
         if not isinstance(message, types.Message) or message.edit_date is None:
             self._ignored("reaction")
             return []
-        event = self._build(message, received_at, "mtproto")
+        event = self._build(message, received_at, source)
         identity = edit_id(
             event.account_scope, event.channel_id, message.id, message.edit_date, event.content_digest
         )
@@ -110,6 +124,7 @@ class Converter:
         chat = marked(message.peer_id)
         info = self._info(chat, message)
         scope = self._scope(chat)
+        reply = message.reply_to
         common: dict[str, Any] = {
             "id": new_id(scope, str(chat), message.id),
             "kind": "message.new",
@@ -120,22 +135,20 @@ class Converter:
             "chat_title": info.title,
             "chat_username": info.username,
             "message_id": message.id,
-            "reply_to": self._reply(message.reply_to),
-            "thread_id": _thread(message.reply_to),
+            "reply_to": describe_reply(reply),
+            "thread_id": thread_of(reply, info),
             "sender": self._sender(message, chat),
-            "telegram_date": message.date,
+            "telegram_date": message.date or _EPOCH,
             "received_at": received_at,
             "source": source,
         }
         if isinstance(message, types.MessageService):
-            action = plain(message.action.to_dict())
-            metadata: dict[str, Any] = {"action": snake_case(action.pop("_").removeprefix("MessageAction"))}
-            if action:
-                metadata["action_data"] = action
-            return Event(**common, message_type="service", metadata=metadata)
+            return Event(**common, message_type="service", metadata=describe_action(message.action))
         media_type, media = describe_media(message.media)
+        if media_type is None and message.rich_message is not None:
+            media_type, media = "rich_message", plain(message.rich_message.to_dict())
         words = clean_text(message.message) if message.message else None
-        has_caption = media_type is not None and media_type != "webpage"
+        has_caption = media_type is not None and media_type not in _WITH_TEXT
         return Event(
             **common,
             message_type=_message_type(info.type),
@@ -147,7 +160,7 @@ class Converter:
             media_type=media_type,
             media=media,
             edit_date=message.edit_date,
-            metadata=_metadata(message),
+            metadata=describe_flags(message),
         )
 
     def _raw(self, message: Any, received_at: datetime, source: Source) -> Event:
@@ -162,11 +175,11 @@ class Converter:
             channel_id=str(chat),
             chat_type=info.type,
             message_id=message.id,
-            telegram_date=message.date,
+            telegram_date=message.date or _EPOCH,
             received_at=received_at,
             source=source,
             message_type=_message_type(info.type),
-            metadata={"not_understood": base64.b64encode(bytes(message)).decode()},
+            metadata={"not_understood": _raw_bytes(message)},
         )
 
     def _expand(self, short: Any) -> Any:
@@ -214,22 +227,6 @@ class Converter:
         # A post without an author is the channel's own; in a supergroup it is an anonymous admin.
         return self._directory.sender(chat)
 
-    def _reply(self, reply: Any) -> dict[str, Any] | None:
-        if reply is None:
-            return None
-        if not isinstance(reply, types.MessageReplyHeader):
-            return _story(reply)
-        described: dict[str, Any] = {}
-        if reply.reply_to_msg_id is not None:
-            described["message_id"] = reply.reply_to_msg_id
-        if reply.reply_to_peer_id is not None:
-            described["channel_id"] = str(marked(reply.reply_to_peer_id))
-        if reply.reply_to_top_id is not None:
-            described["top_message_id"] = reply.reply_to_top_id
-        if reply.quote_text:
-            described["quote"] = clean_text(reply.quote_text)
-        return described or None
-
     def _forward(self, forward: Any) -> dict[str, Any] | None:
         if forward is None:
             return None
@@ -249,33 +246,15 @@ class Converter:
         metrics.UPDATES_IGNORED.labels(self._account, reason).inc()
 
 
-def _story(reply: Any) -> dict[str, Any]:
-    return {"story_id": reply.story_id, "channel_id": str(marked(reply.peer))}
-
-
-def _thread(reply: Any) -> int | None:
-    """The forum topic or comment thread a message is in (https://core.telegram.org/api/threads)."""
-    if not isinstance(reply, types.MessageReplyHeader):
-        return None
-    if reply.reply_to_top_id is not None:
-        return int(reply.reply_to_top_id)
-    return int(reply.reply_to_msg_id) if reply.forum_topic and reply.reply_to_msg_id else None
-
-
 def _message_type(chat_type: ChatType) -> MessageType:
     if chat_type == "channel":
         return "channel_post"
     return "private_message" if chat_type == "private" else "group_message"
 
 
-def _metadata(message: Any) -> dict[str, Any]:
-    described: dict[str, Any] = {name: True for name in _FLAGS if getattr(message, name)}
-    for name in _COUNTS:
-        value = getattr(message, name)
-        if value is not None:
-            described[name] = value
-    if message.post_author:
-        described["post_author"] = clean_text(message.post_author)
-    if message.replies is not None and message.replies.comments:
-        described["comments"] = {"channel_id": str(marked_channel(message.replies.channel_id))}
-    return described
+def _raw_bytes(message: Any) -> str:
+    try:
+        return base64.b64encode(bytes(message)).decode()
+    except (AssertionError, AttributeError, TypeError, ValueError, struct.error):
+        # Not even Telethon can write down what it has read.
+        return type(message).__name__

@@ -3,7 +3,7 @@
 from telethon import errors
 from telethon.errors import AuthKeyNotFound, TypeNotFoundError
 
-from gateway.telegram.media import snake_case
+from gateway.telegram.plain import snake_case
 
 
 def reason(error: Exception) -> str:

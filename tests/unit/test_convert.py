@@ -169,7 +169,11 @@ def test_service_messages_name_their_action(convert: Any) -> None:
     )
     event = convert(types.UpdateNewMessage(service, pts=1, pts_count=1))
     assert event.message_type == "service"
-    assert event.metadata == {"action": "chat_migrate_to", "action_data": {"channel_id": 42}}
+    assert event.metadata == {
+        "action": "chat_migrate_to",
+        "action_data": {"channel_id": 42},
+        "migrated_to": "-1000000000042",
+    }
 
 
 def test_topics_replies_and_forwards(convert: Any) -> None:
