@@ -36,12 +36,16 @@ _UNAVAILABLE = (SinkUnavailable, ConfigurationError, SchemaError)
 class Leases:
     """All leases of this process, on one connection. `run` renews them; `release` is for a clean stop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, *, renew_seconds: float = RENEW_SECONDS, poll_seconds: float = POLL_SECONDS
+    ) -> None:
         self._dsn = settings.db_direct_dsn.get_secret_value()
         self._password = settings.db_password.get_secret_value() if settings.db_password else None
         self._state_dir = settings.state_dir
         self._file = record_file(settings.state_dir)
         self.server = settings.server
+        self.poll_seconds = poll_seconds
+        self._renew_seconds = renew_seconds
         self.record = LeaseRecord.load(self._file)
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
@@ -58,7 +62,7 @@ class Leases:
     async def run(self) -> None:
         """Renews what is held, until cancelled. What another has taken is lost at once."""
         while True:
-            await asyncio.sleep(RENEW_SECONDS)
+            await asyncio.sleep(self._renew_seconds)
             if any(account.held for account in self._accounts):
                 try:
                     await self._renew()
@@ -149,7 +153,7 @@ class AccountLease:
     def __init__(self, account: str, holder: str, shared: Leases) -> None:
         self.held: dict[str, int] = {}
         self._account = account
-        self._holder = holder
+        self.holder = holder
         self._shared = shared
         self._key = ""
         self._unconfirmed: set[str] = set()  # gone on with while the database was away
@@ -177,7 +181,7 @@ class AccountLease:
                 log.warning("lease_waiting", account=self._account, reason=reason)
             said = reason
             waiting(reason)
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(self._shared.poll_seconds)
 
     async def acquire_user(self, user_id: int) -> None:
         """Once it is known whose key this is: raises LeaseLost when another host runs that user."""
@@ -193,7 +197,7 @@ class AccountLease:
 
     def claims(self) -> list[Claim]:
         """What this account believes to hold."""
-        return [Claim(name, self._holder, epoch) for name, epoch in self.held.items()]
+        return [Claim(name, self.holder, epoch) for name, epoch in self.held.items()]
 
     def drop(self) -> list[Claim]:
         """Holds nothing any more; returns what there was."""
@@ -209,10 +213,10 @@ class AccountLease:
             self._unconfirmed.discard(name)
             return
         lease = await table.get(name)
-        if lease is None or (lease.holder == self._holder and lease.epoch < claim.epoch):
+        if lease is None or (lease.holder == self.holder and lease.epoch < claim.epoch):
             # The database is older than the lease: a restored backup, or a replica that was promoted.
-            epoch = await table.acquire(name, self._account, self._holder, known_epoch=claim.epoch)
-        elif lease.holder == self._holder and lease.acquired_at and name in self._unconfirmed:
+            epoch = await table.acquire(name, self._account, self.holder, known_epoch=claim.epoch)
+        elif lease.holder == self.holder and lease.acquired_at and name in self._unconfirmed:
             epoch = lease.epoch  # this host's own: the answer to its question had been lost
         else:
             epoch = None
@@ -228,7 +232,7 @@ class AccountLease:
         try:
             async with self._shared.table() as table:
                 for name in self._lost:
-                    await table.stopped(name, self._holder)
+                    await table.stopped(name, self.holder)
         except _UNAVAILABLE as error:
             # The new holder then waits out the grace period instead.
             log.warning("lease_loss_not_acknowledged", account=self._account, reason=str(error))
@@ -255,7 +259,7 @@ class AccountLease:
                 epoch = await table.acquire(
                     name,
                     self._account,
-                    self._holder,
+                    self.holder,
                     known_epoch=remembered or 0,
                     again=name not in self._usurped,
                 )
@@ -285,7 +289,7 @@ class AccountLease:
 
     def _lose(self, name: str, lease: Lease | None) -> None:
         epoch = self.held.pop(name)
-        if lease is not None and lease.holder == self._holder and lease.acquired_at and not lease.free:
+        if lease is not None and lease.holder == self.holder and lease.acquired_at and not lease.free:
             self._usurped.add(name)
         self._lost.add(name)
         self._reason = self._why_not(lease)
@@ -297,7 +301,7 @@ class AccountLease:
         take = f"to move the account here: telegram-gateway lease take --account {self._account}"
         if lease is None or lease.free:
             return "the lease is changing hands"
-        if lease.holder != self._holder:
+        if lease.holder != self.holder:
             return f"the lease {lease.name} is held by {lease.holder}, {_pulse(lease)}; {take}"
         if lease.previous is not None:
             return f"the lease {lease.name} was taken over and {lease.previous} has not yet stopped"

@@ -1,0 +1,339 @@
+"""The lease on a real PostgreSQL: two hosts and one account, take-overs, crashes, a database that is away."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from gateway.database import Migrator, connect_direct, load_migrations
+from gateway.database.connection import Connection
+from gateway.database.leases import LeaseTable
+from gateway.errors import LeaseLost
+from gateway.lease import PATIENCE_SECONDS, AccountLease, Leases
+from gateway.lease_record import key_lease, record_file, user_lease
+from gateway.localstack import LocalStack
+from gateway.settings import Settings
+
+KEY = b"k" * 256
+OTHER_KEY = b"o" * 256
+USER = 7_000_001
+RENEW_SECONDS = POLL_SECONDS = 0.05
+SOON = 10.0
+A_WHILE = 0.5  # ten looks at the lease
+
+
+@pytest_asyncio.fixture(scope="module")
+async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
+    """A PostgreSQL of this module's own, which it may stop."""
+    async with LocalStack(servers=("postgres",)) as stack:
+        connection = await connect_direct(stack.postgres.dsn)
+        await Migrator(connection, load_migrations()).migrate(lambda _: None)
+        connection.terminate()
+        yield stack
+
+
+@pytest_asyncio.fixture
+async def database(postgres: LocalStack) -> AsyncIterator[Connection]:
+    connection = await connect_direct(postgres.postgres.dsn)
+    await connection.execute("TRUNCATE telegram_gateway.account_leases")
+    yield connection
+    connection.terminate()
+
+
+class Host:
+    """A gateway's leases on a host of its own: its state directory is what tells it from the others."""
+
+    def __init__(self, dsn: str, state_dir: Path) -> None:
+        state_dir.mkdir(exist_ok=True)
+        self.state_dir = state_dir
+        self.settings = Settings.model_validate({"db_direct_dsn": dsn, "state_dir": state_dir})
+        self.leases = Leases(self.settings, renew_seconds=RENEW_SECONDS, poll_seconds=POLL_SECONDS)
+        self.lease: AccountLease = self.leases.account("main")
+        self.reasons: list[str] = []
+        self._heartbeat = asyncio.get_running_loop().create_task(self.leases.run())
+
+    async def acquire(self, key: bytes = KEY) -> int:
+        """As an account that is about to connect; returns the epoch."""
+        async with asyncio.timeout(SOON):
+            await self.lease.acquire(key, self.reasons.append)
+        assert self.lease.epoch is not None
+        return self.lease.epoch
+
+    async def waits(self, key: bytes = KEY) -> str:
+        """The reason why this host may not run the account, which it is given again and again."""
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(A_WHILE):
+                await self.lease.acquire(key, self.reasons.append)
+        assert self.lease.epoch is None
+        return self.reasons[-1]
+
+    async def lost(self) -> str:
+        """Why the account had to stop."""
+        with pytest.raises(LeaseLost) as loss:
+            async with asyncio.timeout(SOON):
+                await self.lease.until_lost()
+        return str(loss.value)
+
+    async def keeps(self) -> None:
+        """The account is let run on."""
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(A_WHILE):
+                await self.lease.until_lost()
+
+    async def crash(self) -> None:
+        self._heartbeat.cancel()
+        await asyncio.wait([self._heartbeat])
+        self.leases.close()
+
+
+Hosts = Callable[[str], Awaitable[Host]]
+
+
+@pytest_asyncio.fixture
+async def host(postgres: LocalStack, tmp_path: Path) -> AsyncIterator[Hosts]:
+    """Starts a gateway's leases on the host of that name; again after a crash is a restart."""
+    async with AsyncExitStack() as stack:
+
+        async def start(name: str) -> Host:
+            host = Host(postgres.postgres.dsn, tmp_path / name)
+            stack.push_async_callback(host.crash)
+            return host
+
+        yield start
+
+
+async def take(database: Connection, host: Host, name: str | None = None) -> bool:
+    return await LeaseTable(database).take(name or key_lease(KEY), "main", host.lease.holder)
+
+
+async def silence(database: Connection, how_long: timedelta = timedelta(hours=1)) -> None:
+    """Makes every holder one that was last heard of that long ago."""
+    await database.execute(
+        "UPDATE telegram_gateway.account_leases SET renewed_at = renewed_at - $1::interval", how_long
+    )
+
+
+async def test_a_free_lease_is_had_at_once_and_again_after_a_crash(database: Connection, host: Hosts) -> None:
+    first = await host("a")
+    assert await first.acquire() == 1
+    await first.crash()
+    again = await host("a")
+    assert await again.acquire() == 2
+    assert not again.reasons
+    await again.keeps()
+
+
+async def test_the_second_host_waits_and_is_told_for_whom_and_how_to_take_over(
+    database: Connection, host: Hosts
+) -> None:
+    first, second = await host("a"), await host("b")
+    await first.acquire()
+    reason = await second.waits()
+    assert str(first.state_dir) in reason
+    assert "alive" in reason
+    assert "lease take --account main" in reason
+    await first.keeps()
+
+
+async def test_nobody_takes_over_from_a_silent_host_without_being_told_to(
+    database: Connection, host: Hosts
+) -> None:
+    first, second = await host("a"), await host("b")
+    await first.acquire()
+    await first.crash()
+    await silence(database)
+    assert "silent since" in await second.waits()
+    assert await take(database, second)
+    assert await second.acquire() == 3
+
+
+async def test_a_clean_stop_hands_over(database: Connection, host: Hosts) -> None:
+    first, second = await host("a"), await host("b")
+    await first.acquire()
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(second.acquire())
+        await asyncio.sleep(A_WHILE)
+        assert not waiting.done()
+        await first.leases.release()
+    assert waiting.result() == 2
+    assert first.lease.epoch is None
+    # And the first has nothing to go on with when the database is away.
+    assert key_lease(KEY).encode() not in record_file(first.state_dir).read_bytes()
+
+
+async def test_a_take_over_stops_the_holder_and_begins_only_once_it_has_stopped(
+    database: Connection, host: Hosts
+) -> None:
+    first, second = await host("a"), await host("b")
+    await first.acquire()
+    assert await take(database, second)
+    assert str(second.state_dir) in await first.lost()
+    assert first.lease.epoch is None
+    assert "not yet stopped" in await second.waits()
+    assert str(second.state_dir) in await first.waits()  # disconnected: it asks anew
+    assert await second.acquire() == 3
+    await second.keeps()
+
+
+async def test_a_holder_that_says_nothing_is_waited_for_no_longer_than_the_grace_period(
+    database: Connection, host: Hosts
+) -> None:
+    first, second = await host("a"), await host("b")
+    await first.acquire()
+    await first.crash()
+    assert await take(database, second)
+    assert "not yet stopped" in await second.waits()
+    await silence(database, timedelta(seconds=31))
+    await second.acquire()
+
+
+async def test_what_was_taken_can_be_taken_back(database: Connection, host: Hosts) -> None:
+    first, second = await host("a"), await host("b")
+    await first.acquire()
+    assert await take(database, second)
+    assert await take(database, first)
+    assert not await take(database, first)
+    await first.lost()
+    assert await first.acquire() == 4
+    await first.keeps()
+    assert str(first.state_dir) in await second.waits()
+
+
+async def test_another_login_of_the_same_user_waits_too(database: Connection, host: Hosts) -> None:
+    first, second = await host("a"), await host("b")
+    await first.acquire()
+    await first.lease.acquire_user(USER)
+    await second.acquire(OTHER_KEY)
+    with pytest.raises(LeaseLost, match=f"user:{USER} is held by"):
+        await second.lease.acquire_user(USER)
+    # Now that it knows whose key it has, it does not connect just to learn it again.
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(A_WHILE):
+            await second.lease.acquire(OTHER_KEY, second.reasons.append)
+    await take(database, second, user_lease(USER, None))
+    await first.lost()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(A_WHILE):
+            await first.lease.acquire(KEY, first.reasons.append)
+    await second.acquire(OTHER_KEY)
+    await second.lease.acquire_user(USER)
+
+
+async def test_two_gateways_in_one_name_do_not_take_turns(
+    database: Connection, host: Hosts, tmp_path: Path
+) -> None:
+    """A machine cloned with its machine-id, hostname and state: the older gives way, and stays away."""
+    original = await host("a")
+    await original.acquire()
+    clone = await host("a")
+    await clone.acquire()
+    assert "copied machine" in await original.lost()
+    assert "copied machine" in await original.waits()
+    await clone.keeps()
+
+
+async def test_a_database_that_goes_away_stops_nobody(
+    postgres: LocalStack, database: Connection, host: Hosts
+) -> None:
+    holder = await host("a")
+    epoch = await holder.acquire()
+    await postgres.postgres.stop()
+    try:
+        await holder.keeps()
+        assert await holder.acquire() == epoch  # reconnecting to Telegram asks nobody
+    finally:
+        await postgres.postgres.start()
+    await holder.keeps()
+    again = await connect_direct(postgres.postgres.dsn)
+    lease = await LeaseTable(again).get(key_lease(KEY))
+    again.terminate()
+    assert lease is not None
+    assert lease.epoch == epoch
+    assert lease.silence < timedelta(seconds=5)
+
+
+async def test_without_a_database_the_last_holder_starts_and_all_others_wait_for_it(
+    postgres: LocalStack, database: Connection, host: Hosts
+) -> None:
+    holder = await host("a")
+    epoch = await holder.acquire()
+    await holder.crash()
+    await postgres.postgres.stop()
+    try:
+        holder, stranger = await host("a"), await host("b")
+        assert await holder.acquire() == epoch
+        reason = await stranger.waits()
+        assert "this host did not hold it last" in reason
+        assert "TELEGRAM_DB_DIRECT_DSN" in reason
+    finally:
+        await postgres.postgres.start()
+    assert str(holder.state_dir) in await stranger.waits()
+    await holder.keeps()
+    again = await connect_direct(postgres.postgres.dsn)
+    assert await take(again, stranger)
+    again.terminate()
+    await holder.lost()
+
+
+async def test_a_database_that_hangs_delays_the_last_holder_by_a_moment_only(
+    postgres: LocalStack, database: Connection, host: Hosts
+) -> None:
+    holder = await host("a")
+    epoch = await holder.acquire()
+    await holder.crash()
+    postgres.postgres.pause()
+    try:
+        holder = await host("a")
+        async with asyncio.timeout(PATIENCE_SECONDS + 1):
+            assert await holder.acquire() == epoch
+    finally:
+        postgres.postgres.resume()
+    await holder.keeps()
+
+
+async def test_a_host_that_started_without_the_database_is_fenced_when_it_returns(
+    postgres: LocalStack, database: Connection, host: Hosts
+) -> None:
+    holder, other = await host("a"), await host("b")
+    await holder.acquire()
+    await holder.crash()
+    assert await take(database, other)
+    await postgres.postgres.stop()
+    try:
+        holder = await host("a")
+        await holder.acquire()  # it cannot know
+    finally:
+        await postgres.postgres.start()
+    assert str(other.state_dir) in await holder.lost()
+
+
+async def test_a_database_restored_from_an_older_backup_stops_nobody(
+    database: Connection, host: Hosts
+) -> None:
+    holder, other = await host("a"), await host("b")
+    for _ in range(3):
+        await holder.crash()
+        holder = await host("a")
+        await holder.acquire()
+    await database.execute("UPDATE telegram_gateway.account_leases SET epoch = 1")
+    await holder.keeps()
+    await database.execute("TRUNCATE telegram_gateway.account_leases")
+    await holder.keeps()
+    assert str(holder.state_dir) in await other.waits()
+    assert holder.lease.epoch is not None
+    assert holder.lease.epoch > 3
+
+
+async def test_a_database_without_the_table_says_what_to_run(database: Connection, host: Hosts) -> None:
+    waiting = await host("a")
+    migrator = Migrator(database, load_migrations())
+    await migrator.rollback(lambda _: None, to=9)
+    try:
+        assert "telegram-gateway db migrate" in await waiting.waits()
+    finally:
+        await migrator.migrate(lambda _: None)
+    await waiting.acquire()
