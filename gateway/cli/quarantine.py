@@ -5,9 +5,6 @@ from collections.abc import Iterator
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from gateway.control import ControlClient
 from gateway.errors import EXIT_CRASHED
@@ -38,25 +35,19 @@ def list_(sink: str | None, body: bool, as_json: bool) -> None:
         for record in found:
             click.echo(msgspec.json.encode(_as_json(record, body)))
         return
-    table = Table("sink", "record", "chat", "message", "kind", "since", "reason", box=None)
+    count = 0
     for record in found:
+        count += 1
         event = record.event
-        chat = Text(event.chat_title or "", overflow="ellipsis", no_wrap=True)
-        table.add_row(
-            record.sink,
-            str(record.seq),
-            Text.assemble(event.chat_key, " ", chat),
-            str(event.message_id),
-            event.kind.removeprefix("message."),
-            f"{record.at.astimezone():%F %T}",
-            Text(record.reason),
+        kind = event.kind.removeprefix("message.")
+        since = f"{record.at.astimezone():%F %T}"
+        click.echo(
+            f"{record.sink} record {record.seq}: {kind} message {event.message_id} of chat {event.chat_key}, "
+            f"since {since}: {_printable(record.reason)}"
         )
         if body:
-            table.add_row("", "", Text(record.body.decode(errors="replace")))
-    if table.row_count:
-        Console(highlight=False).print(table)
-    else:
-        click.echo("nothing is in quarantine")
+            click.echo(f"    {_printable(record.body.decode(errors='replace'))}")
+    click.echo(f"{count} in quarantine" if count else "nothing is in quarantine")
 
 
 @command.command()
@@ -121,3 +112,8 @@ def _as_json(record: Quarantined, body: bool) -> dict[str, object]:
         "reason": record.reason,
         **({"body": msgspec.Raw(record.body)} if body else {}),
     }
+
+
+def _printable(text: str) -> str:
+    # Whoever writes a message must not get to write escape sequences to the operator's terminal.
+    return "".join(character if character.isprintable() else " " for character in text)
