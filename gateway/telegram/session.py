@@ -101,7 +101,7 @@ class SessionDirectory:
 
     def load(self, account: str) -> StoredSession:
         """Reads an account's session, its integrity checked."""
-        return session_file.parse(self.image(account), self.file(account))
+        return session_file.parse(self.image(account), self.file(account), advice(account))
 
     def image(self, account: str) -> bytes:
         """An account's session as the clear SQLite database, by SQLite's backup API."""
@@ -133,7 +133,7 @@ class SessionDirectory:
             return session_file.snapshot(file)
         except sqlite3.Error as error:
             raise SessionError(
-                f"{file} is not a readable session file ({error}); log in again or restore a backup"
+                f"{file} is not a readable session file ({error}); {advice(account)}"
             ) from None
 
     def seal(self, image: bytes, account: str) -> bytes:
@@ -174,6 +174,14 @@ class SessionDirectory:
             yield
         finally:
             os.close(descriptor)
+
+
+def advice(account: str) -> str:
+    """What to do about a session file that is no good."""
+    return (
+        f"log in again or restore a backup: telegram-gateway login --account {account}, "
+        f"or telegram-gateway session restore --account {account}"
+    )
 
 
 def is_encrypted(file: Path) -> bool:

@@ -17,7 +17,7 @@ import structlog
 from gateway import metrics
 from gateway.errors import SessionError
 from gateway.telegram import session_file
-from gateway.telegram.session import SessionDirectory
+from gateway.telegram.session import SessionDirectory, advice
 from gateway.telegram.session_cipher import is_sealed
 from gateway.telegram.session_file import StoredSession
 
@@ -52,7 +52,8 @@ class SessionBackups:
     def read(self, backup: Backup) -> StoredSession:
         """What a backup holds. Raises SessionError when it is damaged or cannot be decrypted."""
         try:
-            return session_file.parse(self._sessions.open(backup.file, backup.account), backup.file)
+            image = self._sessions.open(backup.file, backup.account)
+            return session_file.parse(image, backup.file, advice(backup.account))
         except OSError as error:
             raise SessionError(f"cannot read the backup {backup.file} ({error.strerror})") from None
 
@@ -72,7 +73,7 @@ class SessionBackups:
         """
         session_file.create_private(self.path, "session backup directory")
         image = self._sessions.image(account)
-        session = session_file.parse(image, self._sessions.file(account))
+        session = session_file.parse(image, self._sessions.file(account), advice(account))
         now = datetime.now(UTC)
         backup = Backup(account, self.path / f"{account}-{now.strftime(_TIME)}.session", now)
         # The name is what makes it count, so it is read back under another one.

@@ -19,7 +19,6 @@ DIRECTORY_MODE = 0o700
 KEY_BYTES = 256
 DATA_CENTRES = range(1, 6)
 BUSY_SECONDS = 5.0
-_ADVICE = "log in again or restore a backup: telegram-gateway session restore"
 _VERSION_BYTES = slice(18, 20)  # of SQLite's header: 1 rollback journal, 2 write-ahead log
 
 
@@ -63,7 +62,7 @@ def has_write_ahead_log(content: bytes) -> bool:
     return 2 in content[_VERSION_BYTES]
 
 
-def parse(image: bytes, name: object, advice: str = _ADVICE) -> StoredSession:
+def parse(image: bytes, name: object, advice: str) -> StoredSession:
     """Checks the whole database and reads the login from it.
 
     Raises SessionError, with `name` and `advice`, when it is damaged, not Telethon's, or holds no login.
@@ -91,7 +90,7 @@ def parse(image: bytes, name: object, advice: str = _ADVICE) -> StoredSession:
     return checked(StoredSession(int(dc_id), str(address or ""), int(port or 0), bytes(key)), name, advice)
 
 
-def checked(session: StoredSession, name: object, advice: str = _ADVICE) -> StoredSession:
+def checked(session: StoredSession, name: object, advice: str) -> StoredSession:
     """`session` itself. Raises SessionError when it cannot be a login."""
     wrong = None
     if len(session.auth_key) != KEY_BYTES or not any(session.auth_key):
