@@ -20,6 +20,7 @@ from gateway.errors import SessionDead
 from gateway.health import JournalStatus, SinkStatus, Status, problems_of
 from gateway.http import serve
 from gateway.journal import Journal
+from gateway.media import MediaDownloads
 from gateway.quarantine import QuarantineDesk
 from gateway.settings import Settings
 from gateway.sinks.base import Sink
@@ -60,6 +61,7 @@ class Daemon:
         sessions = SessionDirectory.from_settings(settings)
         self._backups = SessionBackups(settings.session_backups, sessions)
         server = ServerAddress.from_settings(settings)
+        self._media = MediaDownloads.from_settings(settings, self._journal)
         self._accounts = [
             Account(
                 name,
@@ -69,6 +71,7 @@ class Daemon:
                 api_hash=api_hash,
                 server=server,
                 chats=settings.chats,
+                beside=self._media.run_account if self._media else None,
             )
             for name in settings.accounts
         ]
@@ -147,7 +150,10 @@ class Daemon:
             accounts=accounts,
             journal=journal,
             sinks=sinks,
-            problems=problems_of(accounts, journal, sinks),
+            problems=[
+                *problems_of(accounts, journal, sinks),
+                *(self._media.problems if self._media else ()),
+            ],
         )
 
     async def _run_parts(self) -> None:
@@ -163,6 +169,8 @@ class Daemon:
                 group.create_task(keep_backed_up(self._backups, account.name, account.ready), name="backup")
                 for account in self._accounts
             ]
+            if self._media:
+                services.append(group.create_task(self._media.run(), name="media"))
             sinks = [group.create_task(runner.run(), name="sink") for runner in self._runners]
             accounts = group.create_task(self._run_accounts(), name="accounts")
             ready = group.create_task(self._announce_ready(), name="ready")

@@ -13,6 +13,9 @@
     ├── GatewayNotRunning         a command needs the daemon, and none runs with this state directory
     ├── LeaseLost                 another host runs the account; it is disconnected until it may run here
     ├── SinkUnavailable           a sink's server did not accept a batch now; it is retried
+    ├── MediaUnavailable          the media directory cannot be written now; downloads wait, nothing else does
+    ├── DownloadFailed            Telegram did not give one file; it is tried again, a bounded number of times
+    ├── DownloadPaused            an account has to wait before it may download anything
     └── RecordsRefused            a sink can never accept these records; they go to quarantine
 
 Exit codes follow sysexits(3): 78 is EX_CONFIG, which the systemd unit does not restart.
@@ -94,3 +97,23 @@ class RecordsRefused(GatewayError):
     def __init__(self, reasons: Mapping[int, str]) -> None:
         super().__init__(f"{len(reasons)} record(s) can never be accepted")
         self.reasons = dict(reasons)
+
+
+class MediaUnavailable(GatewayError):
+    """The media directory or the list of wanted files cannot be used now; downloads go on later."""
+
+
+class DownloadFailed(GatewayError):
+    """Telegram did not give a file. `refused` says that asking again is unlikely to help."""
+
+    def __init__(self, reason: str, *, refused: bool = False) -> None:
+        super().__init__(reason)
+        self.refused = refused
+
+
+class DownloadPaused(GatewayError):
+    """Nothing can be downloaded with an account for `seconds`: a flood wait, or its connection is lost."""
+
+    def __init__(self, seconds: float, reason: str) -> None:
+        super().__init__(reason)
+        self.seconds = seconds

@@ -3,9 +3,10 @@
 import asyncio
 import random
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 from telethon import errors
@@ -13,8 +14,9 @@ from telethon.errors import AuthKeyNotFound
 from telethon.tl import functions, types
 
 from gateway import metrics
-from gateway.errors import SessionDead
+from gateway.errors import LeaseLost, SessionDead
 from gateway.journal import Batch, Journal
+from gateway.lease import AccountLease, NoLease
 from gateway.tasks import run_together
 from gateway.telegram.chats import ChatFilter, Directory
 from gateway.telegram.client import GatewayClient
@@ -37,7 +39,7 @@ STUCK_SECONDS = 30.0  # an intake that holds one batch for longer no longer coun
 
 # Final by Telegram's definition: asking again never helps (https://core.telegram.org/api/errors).
 _DEAD = (errors.UnauthorizedError, errors.AuthKeyError, AuthKeyNotFound)
-_LINE_LOST = (OSError, EOFError, TimeoutError, errors.RPCError)
+_LINE_LOST = (OSError, EOFError, TimeoutError, errors.RPCError, LeaseLost)
 
 
 @dataclass
@@ -51,10 +53,11 @@ class AccountHealth:
     user_id: int | None = None
     channels: int = 0
     reconnects: int = 0
+    lease_epoch: int | None = None
 
 
 class Account:
-    """Runs one account until it is cancelled."""
+    """Runs one account until it is cancelled; `beside` runs as long as each of its connections."""
 
     def __init__(
         self,
@@ -66,17 +69,22 @@ class Account:
         api_hash: str,
         server: ServerAddress | None = None,
         chats: tuple[str, ...] = (),
+        lease: AccountLease | NoLease | None = None,
+        beside: Callable[[GatewayClient], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.name = name
+        self.lease = lease or NoLease()
         self._sessions = sessions
         self._journal = journal
         self._api = (api_id, api_hash)
         self._server = server
+        self._beside = beside
         self._directory = Directory()
         self._wanted = ChatFilter(chats, self._directory)
         self._intake_since: float | None = None
         self.health = AccountHealth(name, since=time.time())
         self.ready = asyncio.Event()
+        self.settled = asyncio.Event()  # ready, dead, or another host's: nothing more comes of waiting
         # An alert on what never happened yet needs a 0 to look at.
         for series in (metrics.CONNECTION_UP, metrics.SESSION_DEAD, metrics.RECONNECTS):
             series.labels(name)
@@ -93,7 +101,11 @@ class Account:
                 stored = self._server.redirect(stored)
             pause = FIRST_PAUSE_SECONDS
             while True:
+                await self.lease.acquire(stored.auth_key, self._stand_by)
                 lost = await self._one_connection(stored)
+                if isinstance(lost, LeaseLost):
+                    self._stand_by(str(lost))
+                    continue
                 was_up = self.health.state == "connected"
                 if was_up and time.time() - self.health.since > SETTLED_SECONDS:
                     pause = FIRST_PAUSE_SECONDS
@@ -123,19 +135,7 @@ class Account:
         """Connects, stays connected, and returns what ended the connection."""
         client = await self._new_client(stored)
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await client.connect()
-                me = await client.identify()
-            self._set_state("connected", None)
-            self.health.user_id = me.id
-            metrics.CONNECTION_UP.labels(self.name).set(1)
-            log.info("connected", account=self.name, user_id=me.id)
-            await run_together(
-                client.run_intake(),
-                self._until_disconnected(client),
-                self._keep_in_step(client, bot=bool(me.bot)),
-                self._probe(client),
-            )
+            await run_together(self.lease.until_lost(), self._use(client))
         except _DEAD as error:
             raise self._dead(error) from None
         except _LINE_LOST as error:
@@ -144,6 +144,23 @@ class Account:
             metrics.CONNECTION_UP.labels(self.name).set(0)
             await client.stop()
         return ConnectionError("the connection was closed")
+
+    async def _use(self, client: GatewayClient) -> None:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await client.connect()
+            me = await client.identify()
+        await self.lease.acquire_user(me.id)
+        self._set_state("connected", None)
+        self.health.user_id = me.id
+        metrics.CONNECTION_UP.labels(self.name).set(1)
+        log.info("connected", account=self.name, user_id=me.id)
+        await run_together(
+            client.run_intake(),
+            self._until_disconnected(client),
+            self._keep_in_step(client, bot=bool(me.bot)),
+            self._probe(client),
+            *((self._beside(client),) if self._beside else ()),
+        )
 
     async def _new_client(self, stored: StoredSession) -> GatewayClient:
         state, access_hashes = await self._journal.load_state(self.name)
@@ -192,6 +209,7 @@ class Account:
             if not self.ready.is_set():
                 await client.intake.checkpoint()
                 self.ready.set()
+                self.settled.set()
             try:
                 async with asyncio.timeout(RECONCILE_SECONDS):
                     while not (box.unreachable or client.take_new_session()):
@@ -230,10 +248,17 @@ class Account:
             if state.pts > client.message_box.account_state()[0]:
                 client.resync()
 
+    def _stand_by(self, reason: str) -> None:
+        self._set_state("waiting", reason)
+        self.settled.set()
+
     def _set_state(
         self, state: Literal["connecting", "connected", "waiting", "dead"], reason: str | None
     ) -> None:
-        self.health.state, self.health.reason, self.health.since = state, reason, time.time()
+        if state != self.health.state:
+            self.health.since = time.time()
+        self.health.state, self.health.reason = state, reason
+        self.health.lease_epoch = self.lease.epoch
 
     def _dead(self, error: Exception) -> SessionDead:
         self._set_state("dead", reason(error))
