@@ -20,6 +20,7 @@ from gateway.errors import SessionDead
 from gateway.health import JournalStatus, SinkStatus, Status, problems_of
 from gateway.http import serve
 from gateway.journal import Journal
+from gateway.lease import Leases
 from gateway.media import MediaDownloads
 from gateway.quarantine import QuarantineDesk
 from gateway.settings import Settings
@@ -61,6 +62,7 @@ class Daemon:
         sessions = SessionDirectory.from_settings(settings)
         self._backups = SessionBackups(settings.session_backups, sessions)
         server = ServerAddress.from_settings(settings)
+        self._leases = Leases(settings) if settings.lease_enabled else None
         self._media = MediaDownloads.from_settings(settings, self._journal)
         self._accounts = [
             Account(
@@ -71,6 +73,7 @@ class Daemon:
                 api_hash=api_hash,
                 server=server,
                 chats=settings.chats,
+                lease=self._leases.account(name) if self._leases else None,
                 beside=self._media.run_account if self._media else None,
             )
             for name in settings.accounts
@@ -171,6 +174,8 @@ class Daemon:
             ]
             if self._media:
                 services.append(group.create_task(self._media.run(), name="media"))
+            if self._leases:
+                services.append(group.create_task(self._leases.run(), name="leases"))
             sinks = [group.create_task(runner.run(), name="sink") for runner in self._runners]
             accounts = group.create_task(self._run_accounts(), name="accounts")
             ready = group.create_task(self._announce_ready(), name="ready")
@@ -183,6 +188,9 @@ class Daemon:
                 task.cancel()
             await asyncio.wait((ready, accounts))
             await self._drain()
+            if self._leases:
+                # Not before the sinks have drained: another host's messages come after this one's.
+                await self._leases.release()
             for task in (*sinks, *services):
                 task.cancel()
         waiting = max((runner.health.lag_events for runner in self._runners), default=0)
@@ -197,10 +205,11 @@ class Daemon:
                 await account.run()
             except SessionDead as error:
                 dead.append(error)
+                await account.lease.release()
                 if len(dead) == len(self._accounts):
                     raise  # the process says so in its last line
                 log.error("session_dead", account=account.name, reason=str(error))  # noqa: TRY400
-                account.ready.set()  # the others' readiness must not wait for it
+                account.settled.set()  # the others' readiness must not wait for it
 
         async with asyncio.TaskGroup() as group:
             for account in self._accounts:
@@ -208,7 +217,7 @@ class Daemon:
 
     async def _announce_ready(self) -> None:
         for account in self._accounts:
-            await account.ready.wait()
+            await account.settled.wait()
         self._ready = True
         self._notifier.ready((await self.status()).summary)
         log.info("ready", accounts=len(self._accounts))

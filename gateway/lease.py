@@ -195,6 +195,10 @@ class AccountLease:
         await self._loss.wait()
         raise LeaseLost(self._reason)
 
+    async def release(self) -> None:
+        """Gives the account up, for good or for another host."""
+        await self._shared.release(self)
+
     def claims(self) -> list[Claim]:
         """What this account believes to hold."""
         return [Claim(name, self.holder, epoch) for name, epoch in self.held.items()]
@@ -330,6 +334,9 @@ class NoLease:
         """Never returns."""
         await asyncio.Event().wait()
         raise AssertionError
+
+    async def release(self) -> None:
+        """Returns at once."""
 
 
 def _pulse(lease: Lease) -> str:
