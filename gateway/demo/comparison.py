@@ -25,7 +25,7 @@ from gateway.event import Event, decode
 from gateway.journal import Reader, Record, open_reader
 from gateway.sandbox.truth import TruthEvent
 
-Flaw = Literal["lost", "twice", "disorder", "wrong", "extra"]
+Flaw = Literal["lost", "twice", "disorder", "wrong", "extra", "gap"]
 
 MESSAGE_KEYS = "telegram:msg:*"
 _RECENT_KEYS = "telegram:channel:*:recent"
@@ -139,7 +139,7 @@ def _replay(events: Iterable[Event], findings: Findings) -> dict[Key, Held]:
     newest: dict[tuple[str, str], int] = {}
     edited_first: set[Key] = set()
     for event in events:
-        key = _key(event)
+        key = key_of(event)
         live = event.source == "mtproto"
         if event.kind == "message.new":
             if live:
@@ -216,7 +216,7 @@ async def _cached(client: aioredis.Redis) -> dict[Key, Held]:
         for body in await client.mget(keys[start : start + 1000]):
             if body is not None:
                 event = decode(cast("bytes", body))
-                held[_key(event)] = (event.content, False)
+                held[key_of(event)] = (event.content, False)
     return held
 
 
@@ -292,7 +292,8 @@ def _without_hash(event_id: str) -> str:
     return event_id.rpartition(":")[0] if ":edit:" in event_id else event_id
 
 
-def _key(event: Event) -> Key:
+def key_of(event: Event) -> Key:
+    """The message that an event is about."""
     return event.account_scope, event.channel_id, event.message_id
 
 
