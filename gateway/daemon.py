@@ -38,6 +38,9 @@ log = structlog.get_logger()
 STATUS_SECONDS = 5.0
 HEARTBEAT_SECONDS = 1.0
 LOOP_LAG_SECONDS = 0.25
+BACKFILL_AHEAD = 300  # events that backfill may be ahead of a sink that is up
+BACKFILL_AHEAD_OF_DOWN = 50_000
+LOOK_AGAIN_SECONDS = 1.0  # whether a sink that backfill waits for has gone down meanwhile
 # How long each sink gathers records between batches under load. RabbitMQ's readers wait for them; the
 # database's and the cache's do so less, and fewer, larger batches cost less each.
 _LINGER_SECONDS = {"rabbitmq": 0.002, "redis": 0.03, "timescaledb": 0.1}
@@ -74,6 +77,7 @@ class Daemon:
                 server=server,
                 chats=settings.chats,
                 lease=self._leases.account(name) if self._leases else None,
+                room=self._room_for_history,
                 beside=self._media.run_account if self._media else None,
             )
             for name in settings.accounts
@@ -221,6 +225,25 @@ class Daemon:
         self._ready = True
         self._notifier.ready((await self.status()).summary)
         log.info("ready", accounts=len(self._accounts))
+
+    async def _room_for_history(self) -> None:
+        """Returns once backfill may go on: live messages must not wait behind it in any sink.
+
+        A sink that is down must not stop it at once, but neither may it fill the journal meanwhile.
+        """
+        while True:
+            last = self._journal.last_seq
+            behind = [
+                (runner, seq)
+                for runner in self._runners
+                for seq in (last - (BACKFILL_AHEAD if runner.health.up else BACKFILL_AHEAD_OF_DOWN),)
+                if self._journal.cursor(runner.name) < seq
+            ]
+            if not behind:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN_SECONDS):
+                    await asyncio.gather(*(runner.wait_caught_up(seq) for runner, seq in behind))
 
     async def _drain(self) -> None:
         last = self._journal.last_seq

@@ -23,15 +23,16 @@ REREAD_LIMIT = 10_000  # the newest messages of a chat that are looked at again 
 NO_ACCESS = "no_access"
 NEW, DELETED = 0, 2
 
-_LOAD_CHATS = "SELECT json_group_array(json_array(account, chat, base, top)) FROM ledger"
+_LOAD_CHATS = "SELECT json_group_array(json_array(account, chat, base, top, compared)) FROM ledger"
 _LOAD_GAPS = """
 SELECT json_group_array(json_array(account, chat, id, first_id, last_id, source, reread, opened_at))
 FROM (SELECT * FROM gaps WHERE state = 'open' ORDER BY first_id)
 """
 _SET_CHATS = """
-INSERT INTO ledger (account, chat, base, top, since)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, ?1 FROM json_each(?2) WHERE true
-ON CONFLICT (account, chat) DO UPDATE SET base = excluded.base, top = excluded.top
+INSERT INTO ledger (account, chat, base, top, compared, since)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, ?1 FROM json_each(?2) WHERE true
+ON CONFLICT (account, chat) DO UPDATE
+SET base = excluded.base, top = excluded.top, compared = excluded.compared
 """
 _OPEN = """
 INSERT INTO gaps (account, chat, first_id, last_id, source, reread, state, opened_at)
@@ -75,6 +76,7 @@ class _Chat:
     id: int
     base: int
     top: int
+    compared: bool = False
     gaps: list[_Gap] = field(default_factory=list)
 
 
@@ -93,8 +95,8 @@ class Ledger:
         """Forgets what is not committed."""
         self._dirty.clear()
         self._chats = {
-            (account, chat): _Chat(account, chat, base, top)
-            for account, chat, base, top in msgspec.json.decode(self._execute(_LOAD_CHATS).get)
+            (account, chat): _Chat(account, chat, base, top, bool(compared))
+            for account, chat, base, top, compared in msgspec.json.decode(self._execute(_LOAD_CHATS).get)
         }
         for account, chat, *gap in msgspec.json.decode(self._execute(_LOAD_GAPS).get):
             self._chats[account, chat].gaps.append(_Gap(*gap))
@@ -116,8 +118,9 @@ class Ledger:
             for missing in changes.missing:
                 self._open_missing(account, missing)
             for chat, newest in changes.tracked.items():
-                if (account, chat) not in self._chats:
-                    self._track(account, chat, newest)
+                entry = self._chats.get((account, chat)) or self._track(account, chat, newest)
+                entry.compared = True
+                self._dirty.add(entry)
         self._observe(account, rows)
         for settled in changes.settled:
             self._settle(account, settled)
@@ -125,7 +128,7 @@ class Ledger:
     def flush(self) -> None:
         """Writes the chats that moved; comes before the transaction's commit."""
         if self._dirty:
-            rows = [(chat.account, chat.id, chat.base, chat.top) for chat in self._dirty]
+            rows = [(c.account, c.id, c.base, c.top, int(c.compared)) for c in self._dirty]
             self._execute(_SET_CHATS, (microseconds(utc_now()), msgspec.json.encode(rows).decode()))
             self._dirty.clear()
 

@@ -53,8 +53,8 @@ SELECT json_group_array(json_array(
         SELECT min(first_id) - 1 FROM gaps g
         WHERE g.account = l.account AND g.chat = l.chat AND state = 'open' AND NOT reread
     ), top),
-    since,
-    EXISTS (SELECT 1 FROM gaps g WHERE g.account = l.account AND g.chat = l.chat AND why = 'no_access')
+    since, compared,
+    EXISTS (SELECT 1 FROM gaps g WHERE g.account = l.account AND g.chat = l.chat AND state = 'absent' AND why = 'no_access')
 )) FROM ledger l WHERE account = ?
 """
 _RECEIVED = "SELECT received_at FROM events WHERE seq >= ? ORDER BY seq LIMIT 1"
@@ -126,8 +126,8 @@ class Reader:
         """What is known of each of an account's chats, by marked id."""
         rows = msgspec.json.decode(self._execute(_LEDGER, (account,)).get)
         return {
-            chat: ChatLedger(base, top, mark, moment(since), bool(no_access))
-            for chat, base, top, mark, since, no_access in rows
+            chat: ChatLedger(base, top, mark, moment(since), bool(compared), bool(no_access))
+            for chat, base, top, mark, since, compared, no_access in rows
         }
 
     def count_quarantined(self) -> dict[str, int]:

@@ -56,7 +56,7 @@ class LedgerChanges:
     """What a batch says of the ledger beside its events. Chats are marked ids; 0 stands for the account-wide
     ids of private chats and basic groups.
 
-    `tracked` maps chats that are new to the ledger to their newest id: what came before is history.
+    `tracked` maps chats that the dialogs have shown to their newest id: if new, what came before is history.
     `reread` names chats whose known messages may have changed unseen, `reopened` those to be read again.
     `fetched` tells that the events were asked for, so that those nobody misses any more are dropped.
     """
@@ -111,14 +111,15 @@ class Gap:
 class ChatLedger:
     """What the ledger knows of a chat: every id above `base` up to `top` is captured, absent, or in a gap.
 
-    `mark` is the highest id below which nothing is missing. `no_access` tells that gaps were given up because
-    the chat could not be read.
+    `mark` is the highest id below which nothing is missing. `compared` tells that the chat has been seen
+    among the dialogs, `no_access` that gaps were given up because it could not be read.
     """
 
     base: int
     top: int
     mark: int
     since: datetime
+    compared: bool
     no_access: bool
 
 

@@ -86,6 +86,7 @@ CREATE TABLE ledger (
     chat INTEGER NOT NULL,
     base INTEGER NOT NULL,
     top INTEGER NOT NULL,
+    compared INTEGER NOT NULL,
     since INTEGER NOT NULL,
     PRIMARY KEY (account, chat)
 ) WITHOUT ROWID;
@@ -109,8 +110,8 @@ CREATE INDEX gaps_open ON gaps (first_id) WHERE state = 'open';
 
 # Version 1 had no ledger: its channels begin at the newest message that the journal holds of them.
 FIRST_LEDGER = """
-INSERT INTO ledger (account, chat, base, top, since)
-SELECT s.account, e.chat, max(e.message_id), max(e.message_id), max(e.received_at)
+INSERT INTO ledger (account, chat, base, top, compared, since)
+SELECT s.account, e.chat, max(e.message_id), max(e.message_id), true, max(e.received_at)
 FROM channel_state s JOIN events e ON e.scope = 0 AND e.chat = -1000000000000 - s.channel_id
 WHERE e.kind = 0 GROUP BY s.account, e.chat;
 """

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from gateway.errors import LeaseLost, SessionDead
 from gateway.journal import Batch, Journal
 from gateway.lease import AccountLease, NoLease
 from gateway.tasks import run_together
+from gateway.telegram.backfill import Backfill
 from gateway.telegram.chats import ChatFilter, Directory
 from gateway.telegram.client import GatewayClient
 from gateway.telegram.reasons import reason
@@ -57,7 +58,10 @@ class AccountHealth:
 
 
 class Account:
-    """Runs one account until it is cancelled; `beside` runs as long as each of its connections."""
+    """Runs one account until it is cancelled.
+
+    Backfill awaits `room` before each page; `beside` runs as long as each of the connections.
+    """
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class Account:
         server: ServerAddress | None = None,
         chats: tuple[str, ...] = (),
         lease: AccountLease | NoLease | None = None,
+        room: Callable[[], Awaitable[None]],
         beside: Callable[[GatewayClient], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.name = name
@@ -78,6 +83,7 @@ class Account:
         self._journal = journal
         self._api = (api_id, api_hash)
         self._server = server
+        self._room = room
         self._beside = beside
         self._directory = Directory()
         self._wanted = ChatFilter(chats, self._directory)
@@ -86,7 +92,12 @@ class Account:
         self.ready = asyncio.Event()
         self.settled = asyncio.Event()  # ready, dead, or another host's: nothing more comes of waiting
         # An alert on what never happened yet needs a 0 to look at.
-        for series in (metrics.CONNECTION_UP, metrics.SESSION_DEAD, metrics.RECONNECTS):
+        for series in (
+            metrics.CONNECTION_UP,
+            metrics.SESSION_DEAD,
+            metrics.RECONNECTS,
+            metrics.OPEN_GAPS,
+        ):
             series.labels(name)
 
     async def run(self) -> None:
@@ -159,6 +170,7 @@ class Account:
             self._until_disconnected(client),
             self._keep_in_step(client, bot=bool(me.bot)),
             self._probe(client),
+            Backfill(client, self._journal, self._room).run(),
             *((self._beside(client),) if self._beside else ()),
         )
 
@@ -200,8 +212,8 @@ class Account:
     async def _keep_in_step(self, client: GatewayClient, *, bot: bool) -> None:
         """Compares with the dialogs at start, when asked for, and every few minutes; retries differences."""
         box = client.message_box
-        client.take_new_session()  # the one that this connection began with
         while True:
+            box.compare = False
             if bot:
                 box.unreachable.clear()  # bots have no dialogs to ask (BOT_METHOD_INVALID)
             else:
@@ -212,7 +224,7 @@ class Account:
                 self.settled.set()
             try:
                 async with asyncio.timeout(RECONCILE_SECONDS):
-                    while not (box.unreachable or client.take_new_session()):
+                    while not (box.unreachable or box.compare):
                         await box.attention.wait()
                         box.attention.clear()
                         await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
@@ -222,7 +234,7 @@ class Account:
 
     async def _reconcile(self, client: GatewayClient) -> None:
         try:
-            behind = await reconcile(client)
+            found = await reconcile(client, self._journal)
         except _DEAD:
             raise
         except errors.RPCError as error:
@@ -231,7 +243,13 @@ class Account:
             return
         self.health.channels = client.channels_tracked
         metrics.CHANNELS_TRACKED.labels(self.name).set(self.health.channels)
-        log.info("reconciled", account=self.name, channels=self.health.channels, behind=behind)
+        log.info(
+            "reconciled",
+            account=self.name,
+            channels=self.health.channels,
+            behind=found.behind,
+            missing=found.missing,
+        )
 
     async def _probe(self, client: GatewayClient) -> None:
         """Asks for the account's state: notices a silent line, a revoked login, and a loss at the tail."""

@@ -20,10 +20,11 @@ from telethon._updates.session import SessionState
 from telethon.tl import functions, types
 
 from gateway import __version__, metrics
-from gateway.journal import AccountState
-from gateway.telegram.chats import Directory
+from gateway.journal import AccountState, LedgerChanges
+from gateway.telegram.chats import ChatFilter, Directory
 from gateway.telegram.convert import Converter
-from gateway.telegram.intake import ChatOf, Commit, Intake, Wanted
+from gateway.telegram.dialogs import newest_account_id
+from gateway.telegram.intake import ChatOf, Commit, Intake
 from gateway.telegram.intake_queue import IntakeQueue
 from gateway.telegram.message_box import ACCOUNT, GatewayMessageBox, Resync
 from gateway.telegram.session import GatewaySession
@@ -75,7 +76,7 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         *,
         commit: Commit,
         chat_of: ChatOf,
-        wanted: Wanted,
+        wanted: ChatFilter,
         directory: Directory,
         access_hashes: dict[int, int],
     ) -> None:
@@ -94,12 +95,14 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         )
         self.account = account
         self.intake = Intake(account, commit=commit, chat_of=chat_of, wanted=wanted, snapshot=self._snapshot)
+        self.wanted = wanted
+        # Channels (unmarked ids) that updates spoke of but that are not among the dialogs.
+        self.unreadable: set[int] = set()
         self._directory = directory
         self._converter: Converter | None = None
         self._hashes = dict(access_hashes)
         self._new_hashes: dict[int, int] = {}
         self._flood_until: dict[str, float] = {}
-        self._new_session = False
 
         self._message_box = GatewayMessageBox(self._log["messagebox"], account)
         queue = self._updates_queue = self._sender._updates_queue = IntakeQueue(account)
@@ -117,7 +120,8 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
 
         async def session_created(message: Any) -> None:
             await created(message)
-            self._new_session = True
+            # Pushes before it may be lost.
+            self.message_box.compare = True
             self.message_box.attention.set()
 
         handlers[types.NewSessionCreated.CONSTRUCTOR_ID] = session_created
@@ -134,8 +138,7 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
 
     async def run_intake(self) -> None:
         """Commits updates until cancelled; `identify` comes first. Raises what the journal raises."""
-        assert self._converter is not None
-        await self.intake.run(self._converter, self._mb_entity_cache.self_id)
+        await self.intake.run(self.converter, self.user_id)
 
     def resync(self, *channels: int) -> None:
         """Has the account's difference, and those of `channels`, fetched."""
@@ -162,10 +165,26 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
             ):
                 self._hashes[chat.id] = self._new_hashes[chat.id] = chat.access_hash
 
-    def take_new_session(self) -> bool:
-        """Whether Telegram has begun a new session since the last call: pushes before it may be lost."""
-        begun, self._new_session = self._new_session, False
-        return begun
+    def input_channel(self, channel: int) -> Any:
+        """The channel (unmarked id) as requests name it, or None while its access hash is unknown."""
+        access_hash = self._hashes.get(channel)
+        return None if access_hash is None else types.InputPeerChannel(channel, access_hash)
+
+    @property
+    def converter(self) -> Converter:
+        """Makes this account's events; there is one after `identify`."""
+        assert self._converter is not None
+        return self._converter
+
+    @property
+    def user_id(self) -> int:
+        """Whose account this is; known after `identify`."""
+        return int(self._mb_entity_cache.self_id)
+
+    @property
+    def is_bot(self) -> bool:
+        """Bots have no dialogs and no history; known after `identify`."""
+        return bool(self._mb_entity_cache.self_bot)
 
     @property
     def channels_tracked(self) -> int:
@@ -193,7 +212,7 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         if self._converter is not None and self._updates_error is None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_SECONDS):
-                    await self.intake.flush(self._converter, self._mb_entity_cache.self_id)
+                    await self.intake.flush(self._converter, self.user_id)
 
     # -- what Telethon calls
 
@@ -205,7 +224,11 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         try:
             if isinstance(request, _DIFFERENCE_REQUESTS):
                 # Telethon would sleep and try again here, and hold up every other chat meanwhile.
-                return await self._sender.send(request)
+                difference = await self._sender.send(request)
+                if isinstance(difference, types.updates.DifferenceTooLong):
+                    # Asked before the state moves on: it tells how far what is skipped here reaches.
+                    difference.newest_id = 0 if self.is_bot else await newest_account_id(self)
+                return difference
             return await super().__call__(request, ordered, flood_sleep_threshold)
         except errors.FloodWaitError as error:
             self._flood_until[method] = time.monotonic() + error.seconds
@@ -251,7 +274,7 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         await self.intake.wait_room()
         return ()
 
-    def _snapshot(self) -> tuple[AccountState | None, dict[int, int]]:
+    def _snapshot(self) -> tuple[AccountState | None, dict[int, int], LedgerChanges]:
         if self._updates_error is not None:
             # The sequencer failed half way: its state may cover updates that never came out of it.
             self.intake.abandon()
@@ -260,7 +283,7 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         box = self.message_box
         pts, qts = box.account_state()
         state = AccountState(pts, qts, box.date, box.seq, box.take_dirty()) if pts else None
-        return state, hashes
+        return state, hashes, box.take_skipped()
 
     async def _save_states_and_entities(self) -> None:
         """Nothing: the journal holds the state, committed with the events it follows from."""

@@ -64,6 +64,10 @@ class Converter:
         """The last edit of a message that is known already and was fetched again; none if never edited."""
         return self._edited(message, received_at, "backfill")
 
+    def chat_type(self, chat: int) -> ChatType:
+        """What kind of chat a marked id is of, as far as is known."""
+        return self._info(chat, None).type
+
     def deleted(
         self,
         chat: int,

@@ -16,13 +16,13 @@ from telethon.tl import types
 
 from gateway import metrics
 from gateway.event import ChatType, Event, utc_now
-from gateway.journal import AccountState, Batch
+from gateway.journal import AccountState, Batch, LedgerChanges
 from gateway.telegram.convert import CAPTURED, Converter
 
 Commit = Callable[[Batch], Awaitable[None]]
 ChatOf = Callable[[int, Sequence[int]], Awaitable[dict[int, tuple[str, str]]]]
 Wanted = Callable[[Event], bool]
-Snapshot = Callable[[], tuple[AccountState | None, dict[int, int]]]
+Snapshot = Callable[[], tuple[AccountState | None, dict[int, int], LedgerChanges]]
 
 MAX_GATHERED = 500  # updates; the sequencer waits beyond that, and the socket's queue behind it is bounded
 SPACING_SECONDS = 0.004  # between the starts of two batches: a lone update goes at once, a stream gathers
@@ -32,8 +32,8 @@ STATE_SECONDS = 5.0  # update state that moved without a message (reads, typing)
 class Intake:
     """One connection's buffer and the task that empties it.
 
-    `snapshot` gives the update state and access hashes that moved since it was last called; `commit` returns
-    once a batch is durable.
+    `snapshot` gives the update state, access hashes and ledger entries since it was last called; `commit`
+    returns once a batch is durable.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Intake:
         self._last_batch_at = time.monotonic()
         gathered, self._gathered = self._gathered, []
         checkpoints, self._checkpoints = self._checkpoints, []
-        state, access_hashes = self._snapshot()
+        state, access_hashes, ledger = self._snapshot()
         if self._state_due is not None:
             self._state_due.cancel()
             self._state_due = None
@@ -111,7 +111,7 @@ class Intake:
         except BaseException:
             self.abandon()
             raise
-        await self._commit(Batch(self._account, events, state, access_hashes))
+        await self._commit(Batch(self._account, events, state, access_hashes, ledger))
         for done in checkpoints:
             if not done.done():
                 done.set_result(None)

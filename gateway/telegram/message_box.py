@@ -3,7 +3,8 @@
 Telethon ends a failed difference as if it were done, drops a channel whose access hash it lacks, throws
 away the edits and deletions that a difference brings, and never asks again after a reconnect. Here a failed
 sequence waits in `retry`, a channel without a hash in `unreachable`, and a `Resync` in the update queue
-makes the sequencer fetch named differences.
+makes the sequencer fetch named differences. Where Telegram skips a stretch ("too long"), what is missing and
+what may have changed goes to the ledger, together with the state behind the stretch.
 """
 
 import asyncio
@@ -22,6 +23,9 @@ from telethon._updates.messagebox import (
 from telethon.tl import types
 
 from gateway import metrics
+from gateway.journal import LedgerChanges, Missing
+from gateway.journal.ledger import ACCOUNT_IDS
+from gateway.telegram.chats import marked_channel
 
 log = structlog.get_logger()
 
@@ -38,7 +42,7 @@ class Resync:
 class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
     """Adds to Telethon's sequencer: dirty channels, differences to retry, and holes it cannot fill."""
 
-    __slots__ = ("account", "attention", "dirty", "retry", "unreachable")
+    __slots__ = ("account", "attention", "compare", "dirty", "missing", "reread", "retry", "unreachable")
 
     def __init__(self, log_: Any, account: str) -> None:
         super().__init__(log_)
@@ -49,7 +53,12 @@ class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
         self.retry: set[Any] = set()
         # Channels whose difference cannot be asked for until the dialogs give their access hash or pts.
         self.unreachable: set[int] = set()
-        # Set when something was added to `retry` or `unreachable`.
+        # What Telegram skipped, for the ledger: it has to be committed with the state that skips it.
+        self.missing: list[Missing] = []
+        self.reread: list[int] = []
+        # Whether all dialogs have to be compared soon.
+        self.compare = False
+        # Set when something was added to `retry` or `unreachable`, or `compare` was set.
         self.attention = asyncio.Event()
 
     def _trace(self, msg: str, *args: Any, **kwargs: Any) -> None:
@@ -103,9 +112,14 @@ class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
     def apply_difference(self, diff: Any, chat_hashes: Any) -> Any:
         self._count(_RESULTS[type(diff)])
         if isinstance(diff, types.updates.DifferenceTooLong):
-            log.error(
+            log.warning(
                 "difference_too_long", account=self.account, pts=self.map[ACCOUNT].pts, new_pts=diff.pts
             )
+            self.missing.append(Missing(ACCOUNT_IDS, diff.newest_id, "too_long"))
+            self.reread.append(ACCOUNT_IDS)
+            # The channels in which something happened are not named either.
+            self.compare = True
+            self.attention.set()
         own = _take_own(diff, ACCOUNT)
         updates, users, chats = super().apply_difference(diff, chat_hashes)
         return [*updates, *own], users, chats
@@ -115,9 +129,12 @@ class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
         self._count(_RESULTS[type(diff)])
         self.dirty.add(channel)
         if isinstance(diff, types.updates.ChannelDifferenceTooLong):
-            log.error(
+            log.warning(
                 "channel_difference_too_long", account=self.account, pts=request.pts, new_pts=diff.dialog.pts
             )
+            chat = marked_channel(channel)
+            self.missing.append(Missing(chat, diff.dialog.top_message, "channel_too_long"))
+            self.reread.append(chat)
         own = _take_own(diff, channel)
         updates, users, chats = super().apply_channel_difference(request, diff, chat_hashes)
         return [*updates, *own], users, chats
@@ -134,8 +151,10 @@ class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
         channel = request.channel.channel_id
         super().end_channel_difference(request, reason, chat_hashes)
         if reason == PrematureEndReason.BANNED:
+            # Telethon has forgotten its state now. If the account is still in it, the dialogs bring it back.
             self._count("private")
             self.dirty.add(channel)
+            self.ask_dialogs(channel)
             log.warning("channel_not_accessible", account=self.account, channel=channel)
         else:
             self._count("failed")
@@ -147,6 +166,12 @@ class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
         moved = {channel: self.map[channel].pts if channel in self.map else 0 for channel in self.dirty}
         self.dirty.clear()
         return moved
+
+    def take_skipped(self) -> LedgerChanges:
+        """What Telegram skipped since the last call."""
+        missing, self.missing = self.missing, []
+        reread, self.reread = self.reread, []
+        return LedgerChanges(missing=missing, reread=reread)
 
     def account_state(self) -> tuple[int, int]:
         """The account's pts and qts; 0 where unknown."""

@@ -1,84 +1,145 @@
-"""Compares every dialog with what the account has tracked, and has what is missing fetched.
+"""Compares every dialog with what the account has tracked and with the ledger, and has the rest fetched.
 
-The stream alone is not enough: Telegram does not always push big channels to a passive session, a loss at
-the tail shows only with the next push, and a channel's pts and access hash come with the dialogs.
+The stream alone is not enough: Telegram does not always push big channels to a passive session, a loss at the
+tail shows only with the next push, a channel joined while the gateway was down is not in the stream at all,
+and a channel's pts and access hash come with the dialogs.
 """
 
 import asyncio
-import random
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
-from telethon import errors, utils
-from telethon.tl import functions, types
+from telethon import errors
+from telethon.tl import functions
 
+from gateway.journal import Batch, ChatLedger, Journal, LedgerChanges, Missing
+from gateway.journal.ledger import ACCOUNT_IDS
+from gateway.telegram.chats import channel_of
 from gateway.telegram.client import GatewayClient
+from gateway.telegram.dialogs import ChatDialog, patiently, read_dialogs
 
 log = structlog.get_logger()
 
-PAGE = 100  # the most Telegram gives a request
-_BEGINNING = datetime.fromtimestamp(0, UTC)
+# For pushes and differences that were on their way while the dialogs were read.
+SETTLE_SECONDS = 2.0
 
 
-async def reconcile(client: GatewayClient) -> int:
-    """Goes through all dialogs once; returns how many channels were behind.
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """How many channels were behind in their update state, and how many gaps the comparison opened."""
 
-    New channels are tracked from their present pts on, the others are compared with it.
+    behind: int
+    missing: int
+
+
+async def reconcile(client: GatewayClient, journal: Journal) -> Reconciled:
+    """Goes through all dialogs once.
+
+    Channels that are new are tracked from their present state on, and fetched from the moment of joining if
+    that was after the gateway began with this account. The others' state is compared, and where it is the
+    same, their newest message: what the ledger lacks of it is a gap.
+
+    Raises RPCError when Telegram refuses the dialogs, JournalError when the journal fails.
     """
-    box = client.message_box
-    behind: set[int] = set()
-    async for dialogs in _dialog_pages(client):
-        for dialog in dialogs:
-            if isinstance(dialog, types.Dialog) and isinstance(dialog.peer, types.PeerChannel) and dialog.pts:
-                channel = dialog.peer.channel_id
-                known = box.map.get(channel)
-                box.unreachable.discard(channel)
-                if known is None:
-                    box.try_set_channel_state(channel, dialog.pts)
-                elif known.pts < dialog.pts:
-                    behind.add(channel)
-    if box.unreachable:
-        # Not among the dialogs: left, or never a member. Their pushes are captured without gap detection.
-        log.info("channels_not_in_dialogs", account=client.account, count=len(box.unreachable))
-        box.unreachable.clear()
-    if behind:
-        client.resync(*behind)
-    return len(behind)
-
-
-async def _dialog_pages(client: GatewayClient) -> AsyncIterator[list[Any]]:
-    offset_date: datetime = _BEGINNING
-    offset_id = 0
-    offset_peer: Any = types.InputPeerEmpty()
-    while True:
-        answer = await _patiently(
-            client,
-            functions.messages.GetDialogsRequest(
-                offset_date=offset_date, offset_id=offset_id, offset_peer=offset_peer, limit=PAGE, hash=0
-            ),
-        )
+    dialogs: dict[int, ChatDialog] = {}
+    async for answer, page in read_dialogs(client):
         client.learn(answer.users, answer.chats)
-        yield answer.dialogs
-        if not isinstance(answer, types.messages.DialogsSlice) or len(answer.dialogs) < PAGE:
-            return
-        entities = {utils.get_peer_id(entity): entity for entity in (*answer.users, *answer.chats)}
-        dates = {(utils.get_peer_id(m.peer_id), m.id): m.date for m in answer.messages if hasattr(m, "date")}
-        for dialog in reversed(answer.dialogs):
-            marked = utils.get_peer_id(dialog.peer)
-            if (marked, dialog.top_message) in dates and marked in entities:
-                offset_date = dates[marked, dialog.top_message]
-                offset_id = dialog.top_message
-                offset_peer = utils.get_input_peer(entities[marked])
-                break
-        else:
-            return
+        dialogs |= {dialog.chat: dialog for dialog in page if client.wanted.wants(str(dialog.chat))}
+    box = client.message_box
+    channels = {chat: dialog for chat, dialog in dialogs.items() if dialog.pts}
+    newest_account_id = max((d.top_message for d in dialogs.values() if d.pts is None), default=0)
+    behind = {
+        channel_of(chat)
+        for chat, dialog in channels.items()
+        if (known := box.map.get(channel_of(chat))) is not None and known.pts < (dialog.pts or 0)
+    }
+    client.unreadable = box.unreachable - {channel_of(chat) for chat in channels}
+
+    await client.intake.checkpoint()
+    ledger = await journal.ledger(client.account)
+    changes = await _what_is_new(client, ledger, channels, newest_account_id)
+    if changes:
+        await journal.append(Batch(client.account, ledger=changes))
+    for chat, dialog in channels.items():
+        if channel_of(chat) not in box.map:
+            box.try_set_channel_state(channel_of(chat), dialog.pts or 0)
+    if client.unreadable:
+        # Left, or never a member. Their pushes are captured without gap detection by pts.
+        log.info("channels_not_in_dialogs", account=client.account, count=len(client.unreadable))
+    box.unreachable.clear()
+
+    tops = {chat: dialog.top_message for chat, dialog in channels.items() if channel_of(chat) not in behind}
+    tops[ACCOUNT_IDS] = newest_account_id
+    suspects = _above(tops, ledger) - {missing.chat for missing in changes.missing}
+    if behind or ACCOUNT_IDS in suspects:
+        client.resync(*behind)
+    opened = await _open_missing(client, journal, tops, suspects) if suspects else 0
+    return Reconciled(len(behind), len(changes.missing) + opened)
 
 
-async def _patiently(client: GatewayClient, request: Any) -> Any:
-    while True:
-        try:
-            return await client(request)
-        except errors.FloodWaitError as error:
-            await asyncio.sleep(error.seconds + random.uniform(0.1, 1.0))
+async def _what_is_new(
+    client: GatewayClient,
+    ledger: dict[int, ChatLedger],
+    channels: dict[int, ChatDialog],
+    newest_account_id: int,
+) -> LedgerChanges:
+    account = ledger.get(ACCOUNT_IDS)
+    tracked = {} if account is not None else {ACCOUNT_IDS: newest_account_id}
+    missing: list[Missing] = []
+    reread: list[int] = []
+    reopened: list[int] = []
+    for chat, dialog in channels.items():
+        known = ledger.get(chat)
+        if known is not None and known.no_access:
+            reopened.append(chat)
+        if known is None or not known.compared:
+            if account is not None and dialog.joined is not None and dialog.joined > account.since:
+                first = await _first_id_since(client, channel_of(chat), dialog.joined)
+                if first is None:
+                    continue  # the next comparison tries again
+                missing.append(Missing(chat, dialog.top_message, "joined", first))
+            tracked[chat] = dialog.top_message
+        elif channel_of(chat) not in client.message_box.map:
+            # Its state was lost, so whatever happened in it since is unknown.
+            missing.append(Missing(chat, dialog.top_message, "reconciliation"))
+            reread.append(chat)
+    return LedgerChanges(tracked=tracked, missing=missing, reread=reread, reopened=reopened)
+
+
+async def _first_id_since(client: GatewayClient, channel: int, moment: datetime) -> int | None:
+    """The id from which on a channel's messages are not older than `moment`; None when it cannot be read."""
+    request = functions.messages.GetHistoryRequest(
+        peer=client.input_channel(channel),
+        offset_id=0,
+        offset_date=moment,
+        add_offset=0,
+        limit=1,
+        max_id=0,
+        min_id=0,
+        hash=0,
+    )
+    try:
+        before = (await patiently(client, request)).messages
+    except errors.BadRequestError:
+        return None
+    return before[0].id + 1 if before else 1
+
+
+async def _open_missing(
+    client: GatewayClient, journal: Journal, tops: dict[int, int], suspects: set[int]
+) -> int:
+    """Opens gaps up to the newest message where, after a while, the ledger still does not reach it."""
+    await asyncio.sleep(SETTLE_SECONDS)
+    await client.intake.checkpoint()
+    ledger = await journal.ledger(client.account)
+    still = _above({chat: tops[chat] for chat in suspects}, ledger)
+    if still:
+        missing = [Missing(chat, tops[chat], "reconciliation") for chat in sorted(still)]
+        await journal.append(Batch(client.account, ledger=LedgerChanges(missing=missing)))
+    return len(still)
+
+
+def _above(tops: dict[int, int], ledger: dict[int, ChatLedger]) -> set[int]:
+    """The chats whose newest message is above what the ledger knows of them."""
+    return {chat for chat, top in tops.items() if chat in ledger and top > ledger[chat].top}

@@ -1,0 +1,227 @@
+"""Fetches what the ledger misses, through the same journal as everything else, while live messages go on.
+
+One page at a time: by id where a hole is small (or the account is a bot), by history where it is a range.
+Each page is committed together with the part of the gap that it closes, so a crash repeats at most a page.
+Gaps of the running business come before history that was asked for; the newest come first.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from operator import attrgetter
+from typing import Any, cast
+
+import structlog
+from telethon import errors
+from telethon.tl import functions, types
+
+from gateway import metrics
+from gateway.event import ChatType, Event, utc_now
+from gateway.journal import Batch, Gap, Journal, LedgerChanges, Settled
+from gateway.journal.ledger import ACCOUNT_IDS, NO_ACCESS
+from gateway.telegram.chats import channel_of, marked
+from gateway.telegram.client import GatewayClient
+from gateway.telegram.reasons import reason
+
+log = structlog.get_logger()
+
+PAGE = 100  # the most Telegram gives a request
+BY_ID_LIMIT = 200  # ids in a hole that are asked for by id; longer ones by history
+FIRST_PAUSE_SECONDS = 2.0  # before a chat that failed is asked again; doubles up to the longest
+LONGEST_PAUSE_SECONDS = 300.0
+SLICE = 20  # messages converted before live ones get their turn
+
+# The chat cannot be read now: for good if Telegram says that the account is not in it any more.
+_UNREADABLE = (
+    errors.ChannelPrivateError,
+    errors.ChannelInvalidError,
+    errors.ChatForbiddenError,
+    errors.ChatAdminRequiredError,
+    errors.UserBannedInChannelError,
+    errors.PeerIdInvalidError,
+)
+
+
+class Backfill:
+    """Works on one connection's account. `room` returns when the sinks have caught up enough for more."""
+
+    def __init__(self, client: GatewayClient, journal: Journal, room: Callable[[], Awaitable[None]]) -> None:
+        self._client = client
+        self._journal = journal
+        self._room = room
+        self._not_before: dict[int, float] = {}
+        self._failures: dict[int, int] = {}
+
+    async def run(self) -> None:
+        """Fetches until cancelled. Raises OSError when the line is lost, JournalError when the disk fails."""
+        while True:
+            version = self._journal.gaps_version
+            gap = self._next(await self._journal.open_gaps(self._client.account))
+            if gap is None:
+                await self._wait(version)
+                continue
+            await self._room()
+            try:
+                await self._fetch(gap)
+            except errors.FloodWaitError as error:
+                # The client answers itself until then, so a gap that needs another method has its turn.
+                self._not_before[gap.chat] = time.monotonic() + error.seconds + random.uniform(0.1, 1.0)
+            except _UNREADABLE as error:
+                await self._give_up_or_wait(gap, error)
+            except errors.UnauthorizedError:
+                raise
+            except errors.RPCError as error:
+                self._pause(gap.chat, reason(error))
+            else:
+                self._failures.pop(gap.chat, None)
+
+    def _next(self, gaps: list[Gap]) -> Gap | None:
+        now = time.monotonic()
+        ready = [gap for gap in gaps if self._not_before.get(gap.chat, 0.0) <= now]
+        return min(ready, key=_rank, default=None)
+
+    async def _wait(self, version: int) -> None:
+        """Returns when there are other gaps, or one that failed may be tried again."""
+        now = time.monotonic()
+        pauses = [until - now for until in self._not_before.values() if until > now]
+        try:
+            async with asyncio.timeout(min(pauses, default=None)):
+                await self._journal.wait_gaps_moved(version)
+        except TimeoutError:
+            return
+
+    async def _fetch(self, gap: Gap) -> None:
+        if gap.chat == ACCOUNT_IDS:
+            await self._fetch_by_id(gap, None)
+        elif not self._client.wanted.wants(str(gap.chat)):
+            await self._commit(gap, [], gap.last, "not_captured")
+        elif (channel := self._client.input_channel(channel_of(gap.chat))) is None:
+            await self._without_access_hash(gap)
+        elif gap.reread or self._client.is_bot or gap.last - gap.first < BY_ID_LIMIT:
+            await self._fetch_by_id(gap, channel)
+        else:
+            await self._fetch_history(gap, channel)
+
+    async def _fetch_by_id(self, gap: Gap, channel: Any) -> None:
+        last = min(gap.last, gap.first + PAGE - 1)
+        ids = [types.InputMessageID(message_id) for message_id in range(gap.first, last + 1)]
+        if channel is None:
+            answer = await self._client(functions.messages.GetMessagesRequest(ids))
+        else:
+            answer = await self._client(functions.channels.GetMessagesRequest(channel, ids))
+        self._client.learn(answer.users, answer.chats)
+        if gap.reread:
+            events = await self._changes(answer.messages, gap.chat)
+        else:
+            events = await self._convert(answer.messages)
+        await self._commit(gap, events, last, "looked_at" if gap.reread else "empty")
+
+    async def _fetch_history(self, gap: Gap, channel: Any) -> None:
+        """The oldest page of the gap: consumers get a chat's history in its order."""
+        answer = await self._client(
+            functions.messages.GetHistoryRequest(
+                peer=channel,
+                offset_id=gap.first,
+                offset_date=None,
+                add_offset=-PAGE,
+                limit=PAGE,
+                max_id=0,
+                min_id=0,
+                hash=0,
+            )
+        )
+        self._client.learn(answer.users, answer.chats)
+        found = sorted((m for m in answer.messages if m.id >= gap.first), key=attrgetter("id"))
+        within = [message for message in found if message.id <= gap.last]
+        # Telegram may give fewer than asked for: only a message behind the gap, or none, shows its end.
+        last = within[-1].id if within and len(within) == len(found) else gap.last
+        await self._commit(gap, await self._convert(within), last, "not_in_history")
+
+    async def _convert(self, messages: list[Any]) -> list[Event]:
+        received_at = utc_now()
+        events: list[Event] = []
+        for number, message in enumerate(messages):
+            if number % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            events += self._client.converter.from_history(message, received_at)
+        return [event for event in events if self._client.wanted(event)]
+
+    async def _changes(self, messages: list[Any], chat: int) -> list[Event]:
+        """Edits and deletions of known messages, as far as the journal still holds them.
+
+        The journal drops an edit that it has already. What it does not hold any more, it could not tell from
+        a change that was delivered long ago.
+        """
+        client, received_at = self._client, utc_now()
+        gone = [message.id for message in messages if isinstance(message, types.MessageEmpty)]
+        there = [message for message in messages if not isinstance(message, types.MessageEmpty)]
+        scope = client.user_id if chat == ACCOUNT_IDS else 0
+        places = await self._places(chat, gone)
+        known = [(place, message_id) for message_id, (place, _) in places.items()]
+        known += [(marked(message.peer_id), message.id) for message in there]
+        held = await self._journal.held(scope, known)
+        events: list[Event] = []
+        for message in there:
+            if (marked(message.peer_id), message.id) in held:
+                events += client.converter.reread(message, received_at)
+        for message_id, (place, kind) in places.items():
+            if (place, message_id) in held:
+                events.append(client.converter.deleted(place, kind, message_id, received_at, "backfill"))
+        return [event for event in events if client.wanted(event)]
+
+    async def _places(self, chat: int, message_ids: list[int]) -> dict[int, tuple[int, ChatType]]:
+        """The chat and its type for each message id that is known."""
+        if chat != ACCOUNT_IDS:
+            return dict.fromkeys(message_ids, (chat, self._client.converter.chat_type(chat)))
+        places = await self._journal.chat_of(self._client.user_id, message_ids)
+        return {
+            message_id: (int(place), cast("ChatType", kind)) for message_id, (place, kind) in places.items()
+        }
+
+    async def _commit(self, gap: Gap, events: list[Event], last: int, why: str) -> None:
+        settled = Settled(gap.chat, gap.first, last, why, gap.reread)
+        ledger = LedgerChanges(settled=[settled], fetched=True)
+        for event in events:
+            metrics.EVENTS_RECEIVED.labels(event.account, event.kind, event.source).inc()
+        await self._journal.append(Batch(self._client.account, events, ledger=ledger))
+
+    async def _without_access_hash(self, gap: Gap) -> None:
+        channel = channel_of(gap.chat)
+        if channel in self._client.unreadable or self._client.is_bot:
+            await self._give_up(gap)
+        else:
+            self._client.message_box.ask_dialogs(channel)
+            self._pause(gap.chat, "the access hash is not known yet")
+
+    async def _give_up_or_wait(self, gap: Gap, error: errors.RPCError) -> None:
+        """Telegram refuses a chat now and then that the account is in: only its own word is final."""
+        if gap.chat != ACCOUNT_IDS:
+            channel = self._client.input_channel(channel_of(gap.chat))
+            request = functions.channels.GetChannelsRequest([channel])
+            try:
+                (chat,) = (await self._client(request)).chats
+            except _UNREADABLE:
+                chat = None
+            if not isinstance(chat, types.Channel) or chat.left:
+                await self._give_up(gap)
+                return
+        self._pause(gap.chat, reason(error))
+
+    async def _give_up(self, gap: Gap) -> None:
+        ids = gap.last - gap.first + 1
+        log.warning("gap_not_accessible", account=self._client.account, chat=gap.chat, ids=ids)
+        await self._commit(gap, [], gap.last, NO_ACCESS)
+
+    def _pause(self, chat: int, why: str) -> None:
+        failures = self._failures[chat] = self._failures.get(chat, 0) + 1
+        pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1)
+        self._not_before[chat] = time.monotonic() + pause
+        seconds = round(pause, 1)
+        log.info("backfill_paused", account=self._client.account, chat=chat, reason=why, seconds=seconds)
+
+
+def _rank(gap: Gap) -> tuple[bool, bool, float, int, int]:
+    """What is missing, then what may have changed, then history; the newest first, each from its start."""
+    asked_for = gap.source in ("history", "hand")
+    return asked_for, gap.reread, -gap.opened_at.timestamp(), -gap.last, gap.first
