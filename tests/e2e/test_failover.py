@@ -1,0 +1,234 @@
+"""What a cluster is for: a broker's node or the cache's master dies under load, and nobody loses anything.
+
+Three RabbitMQ nodes and a Redis with its replica and Sentinels, all with the configuration that is shipped.
+The seconds that each recovery took are printed (`-s` shows them).
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+import pytest_asyncio
+from aio_pika import connect
+from redis.exceptions import RedisError
+
+from gateway.demo.comparison import compare_cache, compare_database, compare_queue
+from gateway.demo.consumer import SampleConsumer
+from gateway.demo.process import POLL_SECONDS, GatewayProcess
+from gateway.localstack import LocalStack
+from gateway.localstack.rabbitmq import ClusterNode, url_of
+from gateway.sandbox import Sandbox
+from gateway.sandbox.scene import phone, populate
+from tests.e2e.conftest import Rig
+
+SERVERS = ("postgres", "pgbouncer", "redis", "redis_replica", "sentinels", "rabbitmq_cluster")
+QUEUE = "telegram.consumer.failover"
+# RabbitMQ 3.10 itself may never find a leader again for a quorum queue that is younger than this.
+QUEUE_AGE_SECONDS = 4.0
+RECOVERY_SECONDS = 30.0
+RATE = 150.0
+
+
+@pytest_asyncio.fixture(scope="module")
+async def stack() -> AsyncIterator[LocalStack]:
+    async with LocalStack(servers=SERVERS) as running:
+        yield running
+
+
+@dataclass
+class Clustered(Rig):
+    """A gateway that knows its broker by three addresses and its cache by three Sentinels."""
+
+    @property
+    def nodes(self) -> tuple[ClusterNode, ...]:
+        return self.stack.rabbitmq_cluster.nodes
+
+    def node_in_use(self) -> ClusterNode:
+        """The node that the gateway publishes to."""
+        ports = {
+            connection.raddr.port
+            for connection in psutil.Process(self.gateway.pid).net_connections("tcp")
+            if connection.raddr and connection.status == psutil.CONN_ESTABLISHED
+        }
+        (node,) = [node for node in self.nodes if node.port in ports]
+        return node
+
+    async def members(self, asked: ClusterNode) -> dict[str, dict[str, Any]]:
+        """The consumer's quorum queue as each node has it, by node name."""
+        answer = await asked.control(
+            "quorum_status", QUEUE, "--vhost", "telegram", "--formatter", "json", tool="rabbitmq-queues"
+        )
+        return {member["Node Name"]: member for member in json.loads(answer)}
+
+    async def leader(self) -> ClusterNode:
+        members = await self.members(self.nodes[0])
+        (name,) = [name for name, member in members.items() if member["Raft State"] == "leader"]
+        return next(node for node in self.nodes if node.node_name == name)
+
+    async def sink(self, name: str) -> dict[str, Any]:
+        status = await self.gateway.status()
+        assert status is not None
+        found: dict[str, Any] = next(sink for sink in status["sinks"] if sink["name"] == name)
+        return found | {"last_seq": status["journal"]["last_seq"]}
+
+    async def until(self, name: str, wanted: Callable[[dict[str, Any]], bool]) -> float:
+        """The seconds until the sink's state is as `wanted`."""
+        started = time.monotonic()
+        async with asyncio.timeout(RECOVERY_SECONDS):
+            while not wanted(await self.sink(name)):
+                await asyncio.sleep(POLL_SECONDS)
+        return time.monotonic() - started
+
+    async def recovered(self, name: str) -> float:
+        """The seconds until what is in the journal now has reached the sink."""
+        goal = (await self.sink(name))["last_seq"]
+        return await self.until(name, lambda sink: sink["up"] and sink["cursor"] >= goal)
+
+    async def assert_nothing_is_missing(self) -> None:
+        """Queue and database hold everything, the queue in each chat's order."""
+        await self.gateway.wait_delivered(sinks=3)
+        truth = self.sandbox.truth(self.scene.accounts[0], self.since)
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        while (queue := compare_queue(self.consumer, truth)).delivered < queue.expected:
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.2)
+        database = await compare_database(self.stack.environment["TELEGRAM_DB_DIRECT_DSN"], truth)
+        assert queue.expected > 100
+        assert (list(queue.problems), list(database.problems)) == ([], [])
+
+
+@pytest_asyncio.fixture
+async def rig(stack: LocalStack, tmp_path: Path) -> AsyncIterator[Clustered]:
+    async with Sandbox(state_dir=tmp_path / "sandbox") as sandbox:
+        sandbox.world.replays_revisions = False
+        scene = populate(sandbox.world)
+        gateway = GatewayProcess(
+            tmp_path,
+            {
+                **stack.sentinel_environment,
+                "TELEGRAM_API_ID": "1",
+                "TELEGRAM_API_HASH": "sandbox",
+                "TELEGRAM_SERVER": f"{sandbox.host}:{sandbox.port}",
+                "TELEGRAM_SERVER_PUBLIC_KEY": str(sandbox.public_key_path),
+            },
+        )
+        await gateway.command("db", "migrate")
+        database = await asyncpg.connect(stack.postgres.dsn)
+        await database.execute("TRUNCATE telegram_gateway.messages, telegram_gateway.message_revisions")
+        await database.close()
+        for cache in (stack.redis, stack.redis_replica):
+            with suppress(OSError, RedisError):  # only the master, whichever it is now, can be emptied
+                await cache.ask("FLUSHALL")
+        # The gateway starts at the first node, the consumer at the second.
+        nodes = stack.rabbitmq_cluster.nodes
+        consumer = SampleConsumer(url_of(*nodes[1:], nodes[0]), name=QUEUE.rpartition(".")[2])
+        try:
+            async with consumer.running():
+                declared = time.monotonic()
+                await gateway.login(phone(0))
+                await gateway.start()
+                await asyncio.sleep(declared + QUEUE_AGE_SECONDS - time.monotonic())
+                yield Clustered(sandbox, scene, gateway, consumer, stack, sandbox.world.position)
+        finally:
+            await gateway.close()
+            async with await connect(nodes[0].url) as broker:
+                await (await broker.channel()).queue_delete(QUEUE)
+
+
+async def test_a_broker_node_killed_under_load_costs_seconds_and_no_message(rig: Clustered) -> None:
+    assert len(await rig.members(rig.nodes[0])) == 3
+    await rig.sandbox.traffic.start(RATE)
+    for which in ("the gateway's node", "the queue's leader"):
+        victim = await rig.leader() if which == "the queue's leader" else rig.node_in_use()
+        await rig.recovered("rabbitmq")
+        await victim.kill()
+        seconds = await rig.recovered("rabbitmq")
+        print(f"\n{which} killed: everything received by then confirmed after {seconds:.1f} s")
+        assert seconds < 15
+        assert rig.node_in_use() is not victim
+        await asyncio.sleep(1)
+        await victim.start()
+    await rig.sandbox.traffic.stop()
+    await rig.assert_nothing_is_missing()
+    # The nodes that were away have all of it too.
+    async with asyncio.timeout(RECOVERY_SECONDS):
+        while len({member["Log Index"] for member in (await rig.members(rig.nodes[0])).values()}) > 1:
+            await asyncio.sleep(0.5)
+    members = await rig.members(rig.nodes[0])
+    assert sorted(member["Raft State"] for member in members.values()) == ["follower", "follower", "leader"]
+
+
+async def test_without_a_majority_of_nodes_publishing_waits_and_says_so(rig: Clustered) -> None:
+    await rig.sandbox.traffic.start(RATE)
+    await rig.recovered("rabbitmq")
+    down = [node for node in rig.nodes if node is not rig.node_in_use()]
+    async with asyncio.TaskGroup() as group:
+        for node in down:
+            group.create_task(node.kill())
+    try:
+        await rig.until("rabbitmq", lambda sink: not sink["up"] and sink["lag_events"] > 5 * RATE)
+        sink = await rig.sink("rabbitmq")
+        status = await rig.gateway.status()
+        assert status is not None
+        assert any(problem.startswith("sink rabbitmq is down") for problem in status["problems"])
+        print(f"\none of three nodes left: {sink['lag_events']} events wait ({sink['reason']})")
+        assert {other["name"] for other in status["sinks"] if other["up"]} == {"timescaledb", "redis"}
+        assert max(s["lag_events"] for s in status["sinks"] if s["name"] != "rabbitmq") < RATE
+    finally:
+        async with asyncio.TaskGroup() as group:
+            for node in down:
+                group.create_task(node.start())
+    seconds = await rig.recovered("rabbitmq")
+    print(f"all of it confirmed {seconds:.1f} s after the nodes answered again")
+    await rig.sandbox.traffic.stop()
+    await rig.assert_nothing_is_missing()
+
+
+async def test_a_killed_redis_master_is_replaced_inside_ten_seconds_and_nothing_else_notices(
+    rig: Clustered,
+) -> None:
+    await rig.sandbox.traffic.start(RATE)
+    await rig.recovered("redis")
+    position = rig.sandbox.world.position
+    await rig.stack.redis.kill()
+    killed = time.monotonic()
+    lags: list[int] = []
+
+    def replaced(sink: dict[str, Any]) -> bool:
+        return sink["up"] and sink["oldest_undelivered"] is None and time.monotonic() - killed > 1
+
+    async def watch_the_others() -> None:
+        while True:
+            status = await rig.gateway.status()
+            assert status is not None
+            lags.extend(sink["lag_events"] for sink in status["sinks"] if sink["name"] != "redis")
+            await asyncio.sleep(0.2)
+
+    async with asyncio.TaskGroup() as group:
+        others = group.create_task(watch_the_others())
+        await rig.until("redis", replaced)
+        seconds = time.monotonic() - killed
+        others.cancel()
+    print(f"\nRedis master killed: the new one had everything after {seconds:.1f} s")
+    assert seconds < 10
+    assert max(lags) < RATE
+    await asyncio.sleep(1)
+    await rig.sandbox.traffic.stop()
+    await rig.assert_nothing_is_missing()
+    replica = rig.stack.redis_replica
+    url = f"redis://:{replica.password}@127.0.0.1:{replica.port}/0"
+    account = rig.scene.accounts[0]
+    # What the old master had acknowledged and not yet replicated may be forgotten; nothing else may.
+    everything = await compare_cache(url, rig.sandbox.truth(account, rig.since), may_forget=True)
+    assert list(everything.problems) == []
+    afterwards = await compare_cache(url, rig.sandbox.truth(account, position))
+    assert afterwards.expected > 5 * RATE
+    assert (afterwards.flaws["lost"], afterwards.flaws["wrong"]) == (0, 0)
