@@ -1,4 +1,4 @@
-"""`make chaos`: everything that can go wrong, at random times, while messages flow; then nothing may be missing.
+"""`make chaos`: all that can go wrong, at random times, while messages flow; then nothing may be missing.
 
 The schedule is printed first and comes from the seed alone. Ends with tables in Markdown, and with 1 when
 anything was lost, twice, out of order or unexplained; the evidence is kept then.
@@ -89,7 +89,7 @@ async def main(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    # As installed: without cached bytecode every start of the gateway spends 2 s on compiling what it imports.
+    # As installed: without cached bytecode every start of the gateway compiles all it imports for 2 s.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     for noisy in ("asyncio", "aiormq", "aio_pika"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # connections are cut on purpose

@@ -18,6 +18,8 @@ from tests.chaos.schedule import Action
 
 FAREWELL_SECONDS = 60.0  # that a leave waits for the gateway to have what was posted before
 LOOK_SECONDS = 0.3
+BURST = 300  # messages
+BURST_SECONDS = 0.5
 PUSH_SHARE = 0.5  # of the pushes that a push fault strikes until its count is used up
 
 _SINKS = {"postgres": "timescaledb", "pgbouncer": "timescaledb", "redis": "redis", "rabbitmq": "rabbitmq"}
@@ -93,8 +95,17 @@ class Misfortunes:
         await self._arena.keeper.kill(self._chance, action.target, action.seconds)
 
     async def _fill_disk(self, action: Action) -> None:
-        async with self._turn("disk"):
+        async with self._turn("disk"), asyncio.TaskGroup() as group:
+            bursts = group.create_task(self._bursts())
             await self._arena.keeper.fill_disk(action.seconds)
+            bursts.cancel()
+
+    async def _bursts(self) -> None:
+        """More than the log's file has room for from before: else a short shortage would go unnoticed."""
+        world = self._arena.sandbox.world
+        while True:
+            world.post_many(self._arena.chats[0], [f"rajada {n}" for n in range(BURST)], per_push=10)
+            await asyncio.sleep(BURST_SECONDS)
 
     # The Telegram wire
 

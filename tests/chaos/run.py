@@ -152,9 +152,9 @@ def _logged(log: str) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for line in log.splitlines():
         try:
-            counts[json.loads(line)["event"]] += 1
-        except (ValueError, KeyError, TypeError):
-            continue
+            counts[json.loads(line[line.index("{") :])["event"]] += 1
+        except (ValueError, KeyError):
+            continue  # a line that a kill cut short
     return {event: counts[event] for event in _LOGGED if counts[event]}
 
 
