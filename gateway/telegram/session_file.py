@@ -74,7 +74,7 @@ def parse(image: bytes, name: object, advice: str) -> StoredSession:
         database.deserialize(image)
         problems = [str(row[0]) for row in database.execute("PRAGMA integrity_check(3)")]
         if problems != ["ok"]:
-            raise SessionError(f"{name} is damaged ({problems[0]}); {advice}")
+            raise SessionError(f"{name} is damaged ({problems[0].splitlines()[-1]}); {advice}")
         columns = {row[1] for row in database.execute("PRAGMA table_info(sessions)")}
         if "test_mode" in columns:
             raise SessionError(f"{name} is a Pyrogram session, not one of Telethon; log in instead")

@@ -24,8 +24,8 @@ from gateway.telegram.session_file import StoredSession
 SQLITE_MAGIC = b"SQLite format 3\0"
 LARGEST_BYTES = 1 << 30  # Telethon's entity cache can make a session file large, but not this large
 _ADVICE = "give a Telethon session file (SQLite) or a Telethon session string"
-_STRING = re.compile(r"1[A-Za-z0-9_-]{351,373}=*")
-_PYROGRAM_STRING = re.compile(r"[A-Za-z0-9_-]{351,362}=*")
+_STRING = re.compile(r"1[A-Za-z0-9_-]{100,400}=*")
+_PYROGRAM_STRING = re.compile(r"[A-Za-z0-9_-]{350,370}=*")
 
 
 def read_file(file: Path, account: str, sessions: SessionDirectory) -> StoredSession:
