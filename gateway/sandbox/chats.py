@@ -52,6 +52,7 @@ class Chat:
     version: int = 1
     migrated_to: Chat | None = None
     migrated_from: Chat | None = None
+    discussion: Chat | None = None  # of a channel: the supergroup that its posts are copied to
     hidden_history: bool = False  # new members do not see what was written before they came
     joined: dict[int, int] = field(default_factory=dict)  # when each member came, by user id
     visible_from: dict[int, int] = field(default_factory=dict)  # the first message id that a member may see

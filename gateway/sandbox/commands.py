@@ -97,6 +97,17 @@ class Commands:
     def add_topic(self, chat: str, title: str, sender: int | None = None) -> dict[str, Any]:
         return {"id": self._world.add_topic(self.chat(chat), title, sender=self._sender(sender)).id}
 
+    def edit_topic(
+        self, chat: str, topic: int, title: str = "", closed: bool | None = None
+    ) -> dict[str, Any]:
+        forum = self.chat(chat)
+        if topic not in forum.topics:
+            raise ValueError(f"{chat} has no topic {topic}")
+        return _message(self._world.edit_topic(forum, forum.topics[topic], title=title, closed=closed))
+
+    def link_discussion(self, channel: str, group: str) -> None:
+        self._world.link_discussion(self.chat(channel), self.chat(group))
+
     def join(self, chat: str, user: int) -> None:
         self._world.join(self.chat(chat), self.user(user))
 

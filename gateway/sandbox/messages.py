@@ -5,7 +5,7 @@ All are immutable. An edit makes a new `Message`, so a log entry keeps the revis
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gateway.sandbox.users import User
 
 EntryKind = Literal["new", "edit", "delete", "pin", "read_inbox"]
-MediaKind = Literal["photo", "document", "webpage"]
+MediaKind = Literal["photo", "document", "webpage", "other"]
 
 # Starts and ends like a JPEG: sandbox media is there to be downloaded, not looked at.
 TINY_JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00" + bytes(256) + b"\xff\xd9"
@@ -29,6 +29,7 @@ class Entity(msgspec.Struct, frozen=True):
     url: str | None = None
     user_id: int | None = None
     language: str | None = None
+    document_id: int | None = None
 
 
 class Media(msgspec.Struct, frozen=True):
@@ -42,6 +43,12 @@ class Media(msgspec.Struct, frozen=True):
     title: str = ""
     id: int = 0
     date: int = 0
+    verbatim: Any = None  # a MessageMedia object that goes out as it is
+
+    @classmethod
+    def other(cls, media: Any) -> Media:
+        """Media of any kind, as one of Telegram's MessageMedia objects."""
+        return cls("other", verbatim=media)
 
     @classmethod
     def photo(cls, data: bytes = TINY_JPEG) -> Media:
@@ -69,12 +76,16 @@ class Media(msgspec.Struct, frozen=True):
 
 
 class Forward(msgspec.Struct, frozen=True, eq=False):
-    """Where a forwarded message came from: a user, or a post of a channel."""
+    """Where a forwarded message came from: a user, or a post of a channel.
+
+    `automatic` is the copy of a post in its channel's discussion group.
+    """
 
     date: int
     user: User | None = None
     channel: Chat | None = None
     channel_post: int | None = None
+    automatic: bool = False
 
 
 class Action(msgspec.Struct, frozen=True, eq=False):
@@ -84,6 +95,7 @@ class Action(msgspec.Struct, frozen=True, eq=False):
     title: str = ""
     users: tuple[int, ...] = ()
     peer_id: int = 0
+    closed: bool | None = None
 
 
 class Message(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -91,7 +103,9 @@ class Message(msgspec.Struct, frozen=True, eq=False, kw_only=True):
 
     `id` counts in the chat. In channels and supergroups that is Telegram's id; private chats and basic
     groups have an id per account, in `ids` by user id. `reply_to` and `topic` are ids of the chat.
-    `sender` is None where the chat itself speaks: channel posts and anonymous admins.
+    `sender` is None where the chat itself speaks: channel posts and anonymous admins. `speaks_for` is
+    another chat that speaks here: the channel in its discussion group. `thread` is the message that a
+    thread of replies in a supergroup began with.
     """
 
     id: int
@@ -99,9 +113,11 @@ class Message(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     date: int
     text: str = ""
     sender: User | None = None
+    speaks_for: Chat | None = None
     entities: tuple[Entity, ...] = ()
     reply_to: int | None = None
     topic: int | None = None
+    thread: int | None = None
     media: Media | None = None
     grouped_id: int | None = None
     forward: Forward | None = None

@@ -142,9 +142,15 @@ class Recorder(Directory):
         return Forward(source.date, channel=source.chat, channel_post=source.id)
 
     def _service(
-        self, chat: Chat, action: Action, sender: User | None, *, reply_to: int | None = None
+        self,
+        chat: Chat,
+        action: Action,
+        sender: User | None,
+        *,
+        reply_to: int | None = None,
+        topic: int | None = None,
     ) -> Message:
-        message = self._compose(chat, "", sender, reply_to, action=action)
+        message = self._compose(chat, "", sender, reply_to, topic, action=action)
         self._tell(chat, self._record(chat, message))
         return message
 
@@ -180,6 +186,7 @@ class Recorder(Directory):
             reply_to=answered.id if answered is not None else None,
             reply_ids=answered.ids if answered is not None else None,
             topic=topic.id if isinstance(topic, Topic) else topic,
+            thread=_thread(chat, answered) if action is None else None,
             media=self._with_id(media) if media is not None else None,
             grouped_id=grouped_id,
             forward=self._forward(forward_from) if forward_from is not None else None,
@@ -187,3 +194,10 @@ class Recorder(Directory):
             date=int(date.timestamp()) if isinstance(date, datetime) else date,
             action=action,
         )
+
+
+def _thread(chat: Chat, answered: Message | None) -> int | None:
+    """The message that the thread of an answer began with. Only supergroups have them; forums have topics."""
+    if answered is None or chat.kind != "supergroup" or chat.forum:
+        return None
+    return answered.thread or answered.id

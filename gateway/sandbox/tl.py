@@ -13,7 +13,12 @@ from gateway.sandbox.messages import Action, Entity, Media
 DC_ID = 2
 TOPIC_COLOUR = 0x6FB9F0
 
-_ENTITY_EXTRAS = {"TextUrl": "url", "MentionName": "user_id", "Pre": "language"}
+_ENTITY_EXTRAS = {
+    "TextUrl": "url",
+    "MentionName": "user_id",
+    "Pre": "language",
+    "CustomEmoji": "document_id",
+}
 
 
 def entities(values: tuple[Entity, ...]) -> list[Any] | None:
@@ -26,7 +31,7 @@ def _entity(value: Entity) -> Any:
     arguments: dict[str, Any] = {"offset": value.offset, "length": value.length}
     if name in _ENTITY_EXTRAS:
         extra = _ENTITY_EXTRAS[name]
-        arguments[extra] = getattr(value, extra) or (0 if extra == "user_id" else "")
+        arguments[extra] = getattr(value, extra) or (0 if extra.endswith("_id") else "")
     return getattr(types, f"MessageEntity{name}")(**arguments)
 
 
@@ -40,6 +45,7 @@ def entities_from(objects: list[Any] | None) -> tuple[Entity, ...]:
             url=getattr(entity, "url", None),
             user_id=_user_id(getattr(entity, "user_id", None)),
             language=getattr(entity, "language", None),
+            document_id=getattr(entity, "document_id", None),
         )
         for entity in objects or ()
     )
@@ -64,6 +70,8 @@ def snake(name: str) -> str:
 
 def media(value: Media, access_hash: int, reference: bytes) -> Any:
     """A MessageMedia object."""
+    if value.verbatim is not None:
+        return value.verbatim
     if value.kind == "photo":
         return types.MessageMediaPhoto(photo=photo(value, access_hash, reference))
     if value.kind == "document":
@@ -101,6 +109,8 @@ def action(value: Action) -> Any:
             return types.MessageActionPinMessage()
         case "TopicCreate":
             return types.MessageActionTopicCreate(value.title, TOPIC_COLOUR)
+        case "TopicEdit":
+            return types.MessageActionTopicEdit(value.title or None, closed=value.closed)
         case "ChatEditTitle" | "ChannelCreate":
             return getattr(types, f"MessageAction{value.name}")(value.title)
     raise ValueError(f"no service message is called {value.name!r}")

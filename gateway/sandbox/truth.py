@@ -104,7 +104,7 @@ def _written(user: User, entry: Entry, message: Message, scope: int, channel_id:
         date=datetime.fromtimestamp(message.date, UTC),
         edit_date=datetime.fromtimestamp(message.edit_date, UTC) if message.edit_date is not None else None,
         grouped_id=message.grouped_id,
-        thread_id=message.topic if in_topic else None,
+        thread_id=message.topic if in_topic else message.thread,
         reply_to_msg_id=_replied(user, message, in_topic),
         sender_id=message.sender.id if message.sender is not None else None,
         out=message.sender is user,

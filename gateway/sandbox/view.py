@@ -72,6 +72,7 @@ class View:
             broadcast=broadcast or None,
             megagroup=not broadcast or None,
             forum=chat.forum or None,
+            has_link=(chat.discussion is not None) or None,
             access_hash=access_hash,
             username=chat.username,
         )
@@ -117,6 +118,9 @@ class View:
             reactions=tl.reactions(message.reactions),
             views=1 if posted else None,
             forwards=0 if posted else None,
+            replies=types.MessageReplies(0, 0, comments=True, channel_id=chat.discussion.id)
+            if chat.discussion is not None
+            else None,
             post_author=message.sender.first_name if chat.signatures and message.sender is not None else None,
             **common,
         )
@@ -172,6 +176,8 @@ class View:
         """Notes whom a message refers to, besides its chat."""
         if message.sender is not None:
             users[message.sender] = None
+        if message.speaks_for is not None:
+            chats[message.speaks_for] = None
         forward, action = message.forward, message.action
         if forward is not None and forward.user is not None:
             users[forward.user] = None
@@ -185,6 +191,8 @@ class View:
     def _from(self, message: Message) -> Any:
         if message.chat.kind == "channel":
             return None
+        if message.speaks_for is not None:
+            return types.PeerChannel(message.speaks_for.id)
         if message.sender is None:  # an anonymous admin speaks as the supergroup
             return types.PeerChannel(message.chat.id)
         return types.PeerUser(message.sender.id)
@@ -197,7 +205,8 @@ class View:
             return types.MessageReplyHeader(forum_topic=True, reply_to_msg_id=reply_to, reply_to_top_id=topic)
         if reply_to is None:
             return None
-        return types.MessageReplyHeader(reply_to_msg_id=self.reply_id(message))
+        thread = message.thread if message.thread != reply_to else None
+        return types.MessageReplyHeader(reply_to_msg_id=self.reply_id(message), reply_to_top_id=thread)
 
     def reply_id(self, message: Message) -> int | None:
         """The id, as this account counts, of what a message replies to."""
@@ -216,4 +225,11 @@ class View:
             if forward.channel is not None
             else None
         )
-        return types.MessageFwdHeader(forward.date, from_id=source, channel_post=forward.channel_post)
+        saved = forward.automatic
+        return types.MessageFwdHeader(
+            forward.date,
+            from_id=source,
+            channel_post=forward.channel_post,
+            saved_from_peer=source if saved else None,
+            saved_from_msg_id=forward.channel_post if saved else None,
+        )

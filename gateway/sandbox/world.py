@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.sandbox.chats import GENERAL_TOPIC, Chat, Topic
 from gateway.sandbox.membership import Membership
-from gateway.sandbox.messages import Action, Entity, Entry, Media, Message
+from gateway.sandbox.messages import Action, Entity, Entry, Forward, Media, Message
 from gateway.sandbox.recording import Step
 from gateway.sandbox.users import User
 
@@ -56,6 +56,36 @@ class World(Membership):
         chat.topics[topic.id] = topic
         return topic
 
+    def edit_topic(
+        self,
+        chat: Chat,
+        topic: Topic,
+        *,
+        title: str = "",
+        closed: bool | None = None,
+        sender: User | None = None,
+    ) -> Message:
+        """Renames a topic, closes it or opens it again; returns the service message that says so."""
+        topic.title = title or topic.title
+        return self._service(chat, Action("TopicEdit", title, closed=closed), sender, topic=topic.id)
+
+    def link_discussion(self, channel: Chat, group: Chat) -> None:
+        """From now on every post of the channel is copied to the supergroup, where it is commented on."""
+        if channel.kind != "channel" or group.kind != "supergroup":
+            raise ValueError("a channel has a supergroup for its discussion")
+        channel.discussion = group
+        for chat in (channel, group):
+            chat.version += 1
+
+    def copy_of(self, post: Message) -> Message:
+        """The copy of a channel's post in the discussion group: comments are answers to it."""
+        group = post.chat.discussion
+        for message in reversed(group.messages.values()) if group is not None else ():
+            forward = message.forward
+            if forward is not None and forward.automatic and forward.channel_post == post.id:
+                return message
+        raise ValueError(f"{post.chat.ref} has no copy of {post.id} in a discussion group")
+
     def post(
         self,
         chat: Chat,
@@ -75,6 +105,7 @@ class World(Membership):
             chat, text, sender, reply_to, topic, media, grouped_id, forward_from, entities, date
         )
         self._tell(chat, self._record(chat, message))
+        self._copy_to_discussion(chat, [message])
         return message
 
     def post_many(
@@ -83,7 +114,9 @@ class World(Membership):
         """A burst of plain messages; `per_push` of them share one push."""
         messages = [self._compose(chat, text, sender) for text in texts]
         for start in range(0, len(messages), per_push):
-            self._tell(chat, *(self._record(chat, message) for message in messages[start : start + per_push]))
+            part = messages[start : start + per_push]
+            self._tell(chat, *(self._record(chat, message) for message in part))
+            self._copy_to_discussion(chat, part)
         return messages
 
     def post_album(
@@ -102,6 +135,7 @@ class World(Membership):
             for caption in captions
         ]
         self._tell(chat, *(self._record(chat, message) for message in messages))
+        self._copy_to_discussion(chat, messages)
         return messages
 
     def edit(
@@ -158,6 +192,24 @@ class World(Membership):
             ]
         self._tell(chat, step)
         return self._service(chat, Action("PinMessage"), sender, reply_to=pinned.id)
+
+    def _copy_to_discussion(self, channel: Chat, posts: Sequence[Message]) -> None:
+        group = channel.discussion
+        if group is None:
+            return
+        copies = [
+            self._new_message(
+                group,
+                text=post.text,
+                entities=post.entities,
+                media=post.media,
+                grouped_id=post.grouped_id,
+                speaks_for=channel,
+                forward=Forward(post.date, channel=channel, channel_post=post.id, automatic=True),
+            )
+            for post in posts
+        ]
+        self._tell(group, *(self._record(group, copy) for copy in copies))
 
     def skip_ids(self, chat: Chat, n: int) -> None:
         """Uses up `n` ids that no message of this chat will ever have, as service messages for others do."""

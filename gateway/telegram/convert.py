@@ -128,7 +128,6 @@ class Converter:
         chat = marked(message.peer_id)
         info = self._info(chat, message)
         scope = self._scope(chat)
-        reply = message.reply_to
         common: dict[str, Any] = {
             "id": new_id(scope, str(chat), message.id),
             "kind": "message.new",
@@ -139,8 +138,8 @@ class Converter:
             "chat_title": info.title,
             "chat_username": info.username,
             "message_id": message.id,
-            "reply_to": describe_reply(reply),
-            "thread_id": thread_of(reply, info),
+            "reply_to": describe_reply(message.reply_to),
+            "thread_id": thread_of(message, info),
             "sender": self._sender(message, chat),
             "telegram_date": message.date or _EPOCH,
             "received_at": received_at,

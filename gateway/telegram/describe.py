@@ -33,20 +33,22 @@ def _story(reply: Any) -> dict[str, Any]:
     return {"story_id": reply.story_id, "channel_id": str(marked(reply.peer))}
 
 
-def thread_of(reply: Any, chat: ChatInfo) -> int | None:
+def thread_of(message: Any, chat: ChatInfo) -> int | None:
     """The forum topic or comment thread a message is in (https://core.telegram.org/api/threads).
 
     A supergroup's thread is named by the message that it began with; for the comments of a channel's post
     that is the post's copy in the discussion group. A forum's General topic is no thread.
     """
+    reply = message.reply_to
     if not isinstance(reply, types.MessageReplyHeader):
         return None
     if reply.reply_to_top_id is not None:
         return int(reply.reply_to_top_id)
     if reply.reply_to_msg_id is None or reply.reply_to_peer_id is not None:
         return None
-    begins_thread = chat.type == "supergroup" and not chat.forum
-    return int(reply.reply_to_msg_id) if reply.forum_topic or begins_thread else None
+    # A service message names what it is about: what was pinned is no thread.
+    answers = chat.type == "supergroup" and not chat.forum and isinstance(message, types.Message)
+    return int(reply.reply_to_msg_id) if reply.forum_topic or answers else None
 
 
 def describe_action(action: Any) -> dict[str, Any]:

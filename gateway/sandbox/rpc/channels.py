@@ -38,6 +38,7 @@ def get_full_channel(call: Call, request: Any) -> Any:
         bot_info=[],
         pts=channel.log.pts,
         participants_count=len(channel.members),
+        linked_chat_id=channel.discussion.id if channel.discussion is not None else None,
     )
     return types.messages.ChatFull(full, [call.view.chat(channel)], [])
 

@@ -38,7 +38,7 @@ def get_replies(call: Call, request: Any) -> Any:
     call.refuse_bots()
     chat = call.chat_named(request.peer)
     thread = request.msg_id
-    ids = _ids(call, chat, lambda message: thread in (message.topic, message.reply_to))
+    ids = _ids(call, chat, lambda message: thread in (message.topic, message.thread, message.reply_to))
     return _page(call, chat, ids, request, request.offset_date)
 
 
