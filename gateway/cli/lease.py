@@ -7,8 +7,6 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import click
-from rich.console import Console
-from rich.table import Table
 
 from gateway.database import connect_direct
 from gateway.database.leases import GRACE, Lease, LeaseTable
@@ -34,10 +32,8 @@ def list_leases(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_as_json(lease) for lease in leases], indent=2))
         return
-    table = Table("lease", "holder", "epoch", "state", box=None)
     for lease in leases:
-        table.add_row(lease.name, lease.holder, str(lease.epoch), lease.state)
-    Console(soft_wrap=True).print(table if leases else "no leases yet")
+        click.echo(f"{lease.name}\t{lease.holder}\tepoch {lease.epoch}\t{lease.state}")
 
 
 @command.command()
