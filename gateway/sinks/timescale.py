@@ -17,14 +17,21 @@ from gateway.journal import Record
 # Only for a server that went silent: slow statements are the server's to end (statement_timeout of the role).
 SILENCE_LIMIT = 60.0  # seconds
 
-# What is wrong with the data and will be wrong again: data exceptions, integrity violations, program limits
-# (a value too large for an index), and timescaledb's limit on what one statement may decompress.
+# What is wrong with the data and will be wrong again: data exceptions, integrity violations, and program
+# limits (a value too large for an index).
 _DATA_ERROR_CLASSES = {"22", "23", "54"}
+# timescaledb's limit on what one transaction may decompress, to look for duplicates of old messages.
 _DECOMPRESSION_LIMIT = "53400"
+_NO_DECOMPRESSION_LIMIT = "SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
+_INGEST = "SELECT telegram_gateway.ingest($1)"
 
 
 class _DataError(Exception):
     """The database understood a batch and can never store it."""
+
+
+class _TooMuchToDecompress(Exception):
+    """The batch is of old messages, in so many compressed segments that the database wants less at once."""
 
 
 class TimescaleSink:
@@ -56,20 +63,28 @@ class TimescaleSink:
         self._connection = connection
 
     async def deliver(self, records: Sequence[Record]) -> None:
-        """Stores `records`. A batch that the database cannot store is halved until the culprits are found."""
+        """Stores `records`. A batch that the database cannot store is halved until the culprits are found.
+
+        So is one that reaches too far into compressed history. A single record may decompress what it takes:
+        that is what its chat wrote around that moment, and no more.
+        """
         refused: dict[int, str] = {}
         pending = [records]
         while pending:
             batch = pending.pop()
             try:
-                await self._store(batch)
+                try:
+                    await self._store(batch)
+                except _TooMuchToDecompress:
+                    if len(batch) > 1:
+                        pending += _halves(batch)
+                    else:
+                        await self._store(batch, unlimited=True)
             except _DataError as error:
-                if len(batch) == 1:
-                    refused[batch[0].seq] = str(error)
+                if len(batch) > 1:
+                    pending += _halves(batch)
                 else:
-                    middle = len(batch) // 2
-                    # The earlier half comes off the stack first: revisions are numbered in order of arrival.
-                    pending += [batch[middle:], batch[:middle]]
+                    refused[batch[0].seq] = str(error)
         if refused:
             raise RecordsRefused(refused)
 
@@ -79,7 +94,7 @@ class TimescaleSink:
             self._connection.terminate()
             self._connection = None
 
-    async def _store(self, batch: Sequence[Record]) -> None:
+    async def _store(self, batch: Sequence[Record], *, unlimited: bool = False) -> None:
         connection = self._connection
         if connection is None:
             raise SinkUnavailable("PostgreSQL is not connected")
@@ -87,12 +102,19 @@ class TimescaleSink:
         watchdog = asyncio.get_running_loop().call_later(SILENCE_LIMIT, connection.terminate)
         try:
             bodies = b"[" + b",".join([record.body for record in batch]) + b"]"
-            await connection.fetchval("SELECT telegram_gateway.ingest($1)", bodies.decode())
+            if unlimited:
+                async with connection.transaction():
+                    await connection.execute(_NO_DECOMPRESSION_LIMIT)
+                    await connection.fetchval(_INGEST, bodies.decode())
+            else:
+                await connection.fetchval(_INGEST, bodies.decode())
         except UnicodeDecodeError as error:
             raise _DataError(f"not UTF-8: {error.reason}") from None
         except asyncpg.PostgresError as error:
             code = error.sqlstate or ""
-            if code[:2] in _DATA_ERROR_CLASSES or code == _DECOMPRESSION_LIMIT:
+            if code == _DECOMPRESSION_LIMIT:
+                raise _TooMuchToDecompress from None
+            if code[:2] in _DATA_ERROR_CLASSES:
                 # Not its detail, which quotes the row.
                 raise _DataError(f"{type(error).__name__} ({code}): {error.args[0]}") from None
             raise SinkUnavailable(f"PostgreSQL did not store a batch ({code}): {error.args[0]}") from error
@@ -100,3 +122,9 @@ class TimescaleSink:
             raise SinkUnavailable(f"lost the connection to PostgreSQL: {error}") from error
         finally:
             watchdog.cancel()
+
+
+def _halves(batch: Sequence[Record]) -> tuple[Sequence[Record], Sequence[Record]]:
+    middle = len(batch) // 2
+    # The earlier half comes off the stack first: revisions are numbered in order of arrival.
+    return batch[middle:], batch[:middle]

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from gateway.database import Migration, Migrator, connect_direct, load_migrations
+from gateway.database import Migration, Migrator, connect_direct, load_migrations, refresh_aggregates
 from gateway.database.connection import Connection
 from gateway.errors import ConfigurationError, GatewayError, SchemaError
 from gateway.event import Event, encode
@@ -51,11 +51,17 @@ def dsn(request: pytest.FixtureRequest) -> str:
 
 
 @asynccontextmanager
-async def emptied(dsn: str) -> AsyncIterator[Connection]:
+async def connected(dsn: str) -> AsyncIterator[Connection]:
     connection = await connect_direct(dsn)
-    await connection.execute("DROP SCHEMA IF EXISTS telegram_gateway CASCADE")
     yield connection
     connection.terminate()
+
+
+@asynccontextmanager
+async def emptied(dsn: str) -> AsyncIterator[Connection]:
+    async with connected(dsn) as connection:
+        await connection.execute("DROP SCHEMA IF EXISTS telegram_gateway CASCADE")
+        yield connection
 
 
 @pytest.fixture
@@ -566,3 +572,54 @@ async def jobs(connection: Connection) -> list[asyncpg.Record]:
         "SELECT job_id, proc_name, config FROM timescaledb_information.jobs "
         "WHERE proc_name NOT IN ('policy_telemetry', 'policy_job_stat_history_retention') ORDER BY job_id"
     )
+
+
+async def test_counts_of_backfilled_days_are_brought_up_to_date_within_what_is_kept(timescaledb: str) -> None:
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    dates = [today - timedelta(days=days, hours=-5) for days in (60, 60, 30)]
+    daily = "SELECT bucket, messages FROM telegram_gateway.messages_daily ORDER BY bucket"
+    async with emptied(timescaledb) as connection:
+        await up(connection)
+        migrator = Migrator(connection, load_migrations())
+        await migrator.set_retention(timedelta(days=90))
+        await ingest(connection, new(1, telegram_date=today - timedelta(hours=1)))
+        for view in ("messages_hourly", "messages_daily"):
+            await connection.execute(
+                f"CALL refresh_continuous_aggregate('telegram_gateway.{view}', NULL, '{today.isoformat()}')"
+            )
+        await ingest(connection, *[new(2 + n, telegram_date=date) for n, date in enumerate(dates)])
+        assert (
+            len(await connection.fetch(daily)) == 1
+        )  # what the policy's last days do not reach stays unseen
+    # The server has room for one connection.
+    await refresh_aggregates(timescaledb, today - timedelta(days=1000), datetime.now(UTC))
+    async with connected(timescaledb) as connection:
+        counted = {row["bucket"]: row["messages"] for row in await connection.fetch(daily)}
+        assert counted == {
+            today - timedelta(days=60): 2,
+            today - timedelta(days=30): 1,
+            today - timedelta(days=1): 1,
+        }
+        hourly = await connection.fetchval("SELECT sum(messages) FROM telegram_gateway.messages_hourly")
+        assert hourly == 4
+        # What comes in now is still seen at once.
+        await ingest(connection, new(9, telegram_date=datetime.now(UTC)))
+        assert await connection.fetchval("SELECT sum(messages) FROM telegram_gateway.messages_hourly") == 5
+        # Retention drops the messages; a refresh that reaches behind it does not drop their counts.
+        await Migrator(connection, load_migrations()).set_retention(timedelta(days=45))
+        for job in await jobs(connection):
+            if job["proc_name"] == "policy_retention":
+                await connection.execute(f"CALL run_job({job['job_id']})")
+        assert await connection.fetchval("SELECT count(*) FROM telegram_gateway.messages") == 3
+    await refresh_aggregates(timescaledb, today - timedelta(days=80), datetime.now(UTC))
+    async with connected(timescaledb) as connection:
+        assert len(await connection.fetch(daily)) == len(counted) + 1
+
+
+async def test_without_timescaledb_there_are_no_counts_to_bring_up_to_date(
+    plain_database: Connection, plain: str
+) -> None:
+    await up(plain_database)
+    await ingest(plain_database, new(1, telegram_date=datetime.now(UTC) - timedelta(days=30)))
+    await refresh_aggregates(plain, datetime.now(UTC) - timedelta(days=31), datetime.now(UTC))
+    assert await plain_database.fetchval("SELECT sum(messages) FROM telegram_gateway.messages_daily") == 1

@@ -1,0 +1,2 @@
+DROP VIEW telegram_gateway.event_log;
+DROP INDEX telegram_gateway.messages_by_receipt;
