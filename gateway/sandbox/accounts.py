@@ -43,6 +43,8 @@ class Accounts:
         self._verifiers: dict[tuple[int, str], Verifier] = {}
         self._challenges: dict[int, Challenge] = {}
         self._tokens: dict[bytes, LoginToken] = {}
+        self._exported: dict[bytes, User] = {}
+        self.visitors: dict[int, User] = {}  # by key: logins of the other data centre
         if self._file.exists():
             stored = json.loads(self._file.read_text())
             self._authorized = {int(key): user_id for key, user_id in stored.items()}
@@ -70,7 +72,20 @@ class Accounts:
         """Who is logged in. Raises RpcError for a key that was used from two places."""
         if session.auth_key_id in self._duplicated:
             raise RpcError(406, "AUTH_KEY_DUPLICATED")
-        return self._user(session.auth_key_id)
+        return self._user(session.auth_key_id) or self.visitors.get(session.auth_key_id)
+
+    def export_login(self, user: User) -> bytes:
+        """What lets one more key act for the user at another data centre, where no updates come."""
+        token = secrets.token_bytes(24)
+        self._exported[token] = user
+        return token
+
+    def import_login(self, session: ClientSession, token: bytes) -> User | None:
+        """The user whom the key acts for from now on; None for a token that is unknown or used."""
+        user = self._exported.pop(token, None)
+        if user is not None:
+            self.visitors[session.auth_key_id] = user
+        return user
 
     def keys_of(self, user: User) -> list[int]:
         return [key for key, user_id in self._authorized.items() if user_id == user.id]

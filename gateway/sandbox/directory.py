@@ -69,6 +69,7 @@ class Directory:
         self.groups: dict[int, Chat] = {}
         self.media: dict[int, Media] = {}
         self._references = 0  # how often all file references have expired
+        self.elsewhere: set[int] = set()  # ids of media that only another data centre gives out
         self.served: deque[tuple[int, int, int]] = deque(maxlen=100_000)  # downloads: media, offset, bytes
         self.listener: Listener = _NoListener()
         self.position = 0  # changes so far, over all chats

@@ -23,7 +23,7 @@ from gateway.telegram.reasons import reason
 # A divisor of 1 MB, as upload.getFile wants it; small, because pushes wait behind a part on the connection.
 PART_BYTES: Final = 128 << 10
 FIND_LIMIT: Final = 100  # messages Telegram looks up in one request
-ANSWER_SECONDS: Final = 60.0
+ANSWER_SECONDS: Final = 20.0
 LINE_LOST_SECONDS: Final = 2.0
 
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,10}$")

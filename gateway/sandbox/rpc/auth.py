@@ -9,6 +9,7 @@ from telethon.tl import functions, types
 
 from gateway.sandbox.backend import RpcError
 from gateway.sandbox.rpc.call import Call, Handlers
+from gateway.sandbox.rpc.upload import FILE_DC_ID
 from gateway.sandbox.users import User
 
 handlers = Handlers()
@@ -92,6 +93,21 @@ def accept_login_token(call: Call, request: Any) -> Any:
     call.services.accounts.accept_token(request.token, call.me)
     now = call.world.now()
     return types.Authorization(0, "Sandbox", "", "", 1, "sandbox", "", now, now, "127.0.0.1", "", "")
+
+
+@handlers.answers(functions.auth.ExportAuthorizationRequest)
+def export_authorization(call: Call, request: Any) -> Any:
+    if request.dc_id != FILE_DC_ID:
+        raise RpcError(400, "DC_ID_INVALID")
+    return types.auth.ExportedAuthorization(call.me.id, call.services.accounts.export_login(call.me))
+
+
+@handlers.answers(functions.auth.ImportAuthorizationRequest, open=True)
+def import_authorization(call: Call, request: Any) -> Any:
+    user = call.services.accounts.import_login(call.session, request.bytes)
+    if user is None or user.id != request.id:
+        raise RpcError(400, "AUTH_BYTES_INVALID")
+    return types.auth.Authorization(call.services.delivery.view(user).user(user))
 
 
 @handlers.answers(functions.auth.LogOutRequest)

@@ -7,6 +7,7 @@ from typing import Any
 from telethon.tl import functions, types
 
 from gateway.sandbox.rpc.call import Call, Handlers
+from gateway.sandbox.rpc.upload import FILE_DC_ID
 from gateway.sandbox.tl import DC_ID
 
 handlers = Handlers()
@@ -21,7 +22,7 @@ def get_config(call: Call, request: Any) -> Any:
         expires=now + 3600,
         test_mode=False,
         this_dc=DC_ID,
-        dc_options=[types.DcOption(DC_ID, host, port)],
+        dc_options=[types.DcOption(dc, host, port) for dc in (DC_ID, FILE_DC_ID)],
         dc_txt_domain_name="",
         chat_size_max=200,
         megagroup_size_max=200_000,

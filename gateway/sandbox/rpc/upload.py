@@ -13,6 +13,7 @@ from gateway.sandbox.rpc.call import Call, Handlers
 handlers = Handlers()
 
 # https://core.telegram.org/api/files#downloading-files
+FILE_DC_ID = 4  # the other data centre: at the same address, for keys that came with an exported login
 _BLOCK = 4096
 _MEGABYTE = 1 << 20
 
@@ -20,6 +21,8 @@ _MEGABYTE = 1 << 20
 @handlers.answers(functions.upload.GetFileRequest)
 def get_file(call: Call, request: Any) -> Any:
     media = _located(call, request.location)
+    if media.id in call.world.elsewhere and call.session.auth_key_id not in call.services.accounts.visitors:
+        raise RpcError(303, f"FILE_MIGRATE_{FILE_DC_ID}")
     offset, limit = request.offset, request.limit
     if offset < 0 or offset % _BLOCK:
         raise RpcError(400, "OFFSET_INVALID")
