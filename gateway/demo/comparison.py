@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import asyncpg
 import redis.asyncio as aioredis
@@ -75,6 +75,18 @@ async def compare_database(
         ids = [row["event_id"] for row in await connection.fetch(_EVENT_IDS)]
     finally:
         await connection.close()
+    return judge_rows(map(dict, rows), ids, truth, exact=exact, history=history)
+
+
+def judge_rows(
+    rows: Iterable[Mapping[str, Any]],
+    ids: Sequence[str],
+    truth: Sequence[TruthEvent],
+    *,
+    exact: bool = False,
+    history: Mapping[Key, Held] | None = None,
+) -> Comparison:
+    """As `compare_database`, of rows of `messages_current` and the ids of all events."""
     held: dict[Key, Held] = {}
     findings = Findings()
     for row in rows:
@@ -174,7 +186,6 @@ async def compare_cache(
     A cache that was restarted or failed over `may_forget`, but must not lie: what it holds is compared all
     the same, message by message and in the lists of recent ones.
     """
-    expected = expectations(truth)
     client: aioredis.Redis = aioredis.from_url(url, decode_responses=False)
     try:
         held = await _cached(client)
@@ -185,22 +196,39 @@ async def compare_cache(
         ]
     finally:
         await client.aclose()
+    return judge_cache(held, recent, truth, history=history, may_forget=may_forget)
+
+
+def judge_cache(
+    held: Mapping[Key, Held],
+    recent: Iterable[Key],
+    truth: Sequence[TruthEvent],
+    *,
+    history: Mapping[Key, Held] | None = None,
+    may_forget: bool = False,
+) -> Comparison:
+    """As `compare_cache`, of the messages and of the lists of recent ones."""
+    expected = expectations(truth)
     findings = Findings()
-    gone = {key for key, message in expected.items() if message.deleted}
-    gone |= {key for key, (_, deleted) in (history or {}).items() if deleted}
     delivered = absent = 0
+    gone: set[Key] = set()
     for key, message in expected.items():
+        acceptable = _acceptable(key, message, history)
+        if all(deleted for _, deleted in acceptable):
+            gone.add(key)
         if key not in held:
-            delivered += message.deleted
-            if not message.deleted and key not in gone and not may_forget:
+            if any(deleted for _, deleted in acceptable):
+                delivered += 1
+            elif may_forget:
+                absent += 1
+            else:
                 findings.add("lost", f"{name(key)} is missing")
-            absent += not message.deleted
+        elif held[key] in acceptable:
+            delivered += 1
         elif key in gone:
             findings.add("wrong", f"{name(key)} is there although it was deleted")
-        elif held[key] not in _acceptable(key, message, history):
-            findings.add("wrong", f"{name(key)} has old or other words")
         else:
-            delivered += 1
+            findings.add("wrong", f"{name(key)} has old or other words")
     for key in held.keys() - expected.keys():
         _check_unexpected(key, history, findings)
     for key in recent:
