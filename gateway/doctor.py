@@ -20,8 +20,10 @@ from redis import asyncio as aioredis
 from redis.exceptions import RedisError
 
 from gateway.daemon import enabled_sinks
+from gateway.database.leases import GRACE, lease_table
 from gateway.errors import GatewayError
 from gateway.journal import read_stats
+from gateway.lease_record import holder_of, key_lease
 from gateway.settings import Settings
 from gateway.sinks.base import Sink
 from gateway.telegram.server import ServerAddress
@@ -55,6 +57,9 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         yield await _sink(sink)
     if settings.enable_db:
         yield await _database(settings)
+    if settings.lease_enabled:
+        for account in settings.accounts:
+            yield await _lease(settings, account)
     if settings.enable_cache:
         yield await _redis(settings)
     if settings.enable_queue:
@@ -150,6 +155,25 @@ async def _database(settings: Settings) -> Finding:
         return behind
     flavour = f"TimescaleDB {extension}" if extension else "no TimescaleDB: plain tables, no compression"
     return Finding("database", True, f"PostgreSQL {version}, {flavour}")
+
+
+async def _lease(settings: Settings, account: str) -> Finding:
+    check = f"lease {account}"
+    try:
+        stored = SessionDirectory.from_settings(settings).load(account)
+        async with lease_table(settings) as table:
+            lease = await table.get(key_lease(stored.auth_key))
+    except GatewayError as error:
+        return Finding(check, False, str(error))
+    if lease is None or lease.free:
+        return Finding(check, True, "free: the next gateway that starts has it")
+    if lease.holder == holder_of(account, settings.state_dir):
+        return Finding(check, True, f"this host's, epoch {lease.epoch}")
+    detail = f"held by {lease.holder}, {lease.state}; a gateway here stands by"
+    if lease.silence > GRACE:
+        advice = f"if it is gone for good: telegram-gateway lease take --account {account}"
+        return Finding(check, False, f"{detail}; {advice}")
+    return Finding(check, True, detail)
 
 
 async def _redis(settings: Settings) -> Finding:

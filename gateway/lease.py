@@ -17,7 +17,7 @@ import structlog
 from gateway import metrics
 from gateway.database import connect_direct
 from gateway.database.connection import Connection
-from gateway.database.leases import GRACE, Claim, Lease, LeaseTable
+from gateway.database.leases import GRACE, NO_TABLE, Claim, Lease, LeaseTable
 from gateway.errors import ConfigurationError, LeaseLost, SchemaError, SinkUnavailable
 from gateway.lease_record import LeaseRecord, holder_of, key_lease, record_file, user_lease
 from gateway.settings import Settings
@@ -105,9 +105,7 @@ class Leases:
             try:
                 yield LeaseTable(connection)
             except asyncpg.UndefinedTableError:
-                raise SchemaError(
-                    "the database has no table of leases; run: telegram-gateway db migrate"
-                ) from None
+                raise SchemaError(NO_TABLE) from None
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 self.close()
                 raise SinkUnavailable(f"PostgreSQL did not answer about the lease: {error}") from error

@@ -2,15 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
-import asyncpg
 import click
 
-from gateway.database import connect_direct
-from gateway.database.leases import GRACE, Lease, LeaseTable
-from gateway.errors import ConfigurationError, GatewayError, SchemaError
+from gateway.database.leases import GRACE, Lease, LeaseTable, lease_table
+from gateway.errors import ConfigurationError, GatewayError
 from gateway.lease_record import LeaseRecord, holder_of, key_lease, record_file, user_lease
 from gateway.settings import Settings, load_settings
 from gateway.telegram.session import SessionDirectory
@@ -56,7 +52,7 @@ def release(account: str, holder: str | None, yes: bool) -> None:
 
 
 async def _all(settings: Settings) -> list[Lease]:
-    async with _table(settings) as table:
+    async with lease_table(settings) as table:
         return await table.all()
 
 
@@ -64,7 +60,7 @@ async def _take(settings: Settings, account: str, yes: bool) -> None:
     if not settings.lease_enabled:
         raise ConfigurationError("leases are off here (TELEGRAM_LEASE, TELEGRAM_ENABLE_DB): nothing to take")
     here = holder_of(account, settings.state_dir)
-    async with _table(settings) as table:
+    async with lease_table(settings) as table:
         names = await _names(settings, table, account)
         others = [
             lease
@@ -92,7 +88,7 @@ async def _take(settings: Settings, account: str, yes: bool) -> None:
 
 
 async def _release(settings: Settings, account: str, holder: str | None, yes: bool) -> None:
-    async with _table(settings) as table:
+    async with lease_table(settings) as table:
         held = [
             lease
             for lease in await table.all()
@@ -124,7 +120,7 @@ async def _release(settings: Settings, account: str, holder: str | None, yes: bo
 
 async def _names(settings: Settings, table: LeaseTable, account: str) -> list[str]:
     """The leases of an account: its key's, and its user's if this host or the holder knows that."""
-    key = key_lease(SessionDirectory(settings.session_dir).load(account).auth_key)
+    key = key_lease(SessionDirectory.from_settings(settings).load(account).auth_key)
     user_id = LeaseRecord.load(record_file(settings.state_dir)).users.get(key)
     if user_id is not None:
         return [key, user_lease(user_id, settings.server)]
@@ -149,17 +145,3 @@ def _as_json(lease: Lease) -> dict[str, object]:
         "previous": lease.previous,
         "state": lease.state,
     }
-
-
-@asynccontextmanager
-async def _table(settings: Settings) -> AsyncIterator[LeaseTable]:
-    password = settings.db_password.get_secret_value() if settings.db_password else None
-    connection = await connect_direct(settings.db_direct_dsn.get_secret_value(), password)
-    try:
-        yield LeaseTable(connection)
-    except asyncpg.UndefinedTableError:
-        raise SchemaError("the database has no table of leases; run: telegram-gateway db migrate") from None
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        raise GatewayError(f"the database did not carry it out: {error}") from error
-    finally:
-        connection.terminate()

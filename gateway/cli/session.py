@@ -7,7 +7,16 @@ from pathlib import Path
 
 import click
 
-from gateway.errors import EXIT_NEEDS_OPERATOR, ConfigurationError, SessionError
+from gateway.database.leases import lease_table
+from gateway.errors import (
+    EXIT_NEEDS_OPERATOR,
+    ConfigurationError,
+    GatewayError,
+    SchemaError,
+    SessionError,
+    SinkUnavailable,
+)
+from gateway.lease_record import holder_of, key_lease
 from gateway.logs import configure_logging
 from gateway.settings import Settings, load_settings
 from gateway.telegram import session_file
@@ -187,15 +196,36 @@ def _state_of(sessions: SessionDirectory, backups: SessionBackups, account: str)
 
 def _check(settings: Settings, sessions: SessionDirectory, account: str) -> bool:
     api_id, api_hash = settings.require_api_credentials()
+
+    async def check() -> str:
+        if settings.lease_enabled:
+            await _assert_not_elsewhere(settings, account, sessions.load(account).auth_key)
+        server = ServerAddress.from_settings(settings)
+        return await check_session(account, sessions, api_id, api_hash, server)
+
     try:
-        who = asyncio.run(
-            check_session(account, sessions, api_id, api_hash, ServerAddress.from_settings(settings))
-        )
-    except SessionError as error:
+        who = asyncio.run(check())
+    except GatewayError as error:
         click.echo(f"{account}\t{error}")
         return False
     click.echo(f"{account}\tlogged in as {who}")
     return True
+
+
+async def _assert_not_elsewhere(settings: Settings, account: str, auth_key: bytes) -> None:
+    """A look at Telegram with a key that another host uses would end it for good."""
+    try:
+        async with lease_table(settings) as table:
+            lease = await table.get(key_lease(auth_key))
+    except SchemaError:
+        return  # nobody can hold what is not there
+    except (SinkUnavailable, ConfigurationError) as error:
+        raise SessionError(
+            f"cannot ask whether another host runs the account ({error}); "
+            "if none does, check with TELEGRAM_LEASE=false"
+        ) from None
+    if lease is not None and not lease.free and lease.holder != holder_of(account, settings.state_dir):
+        raise SessionError(f"not checked: {lease.holder} runs the account ({lease.state}); check it there")
 
 
 def _write_new(target: Path, content: bytes) -> None:

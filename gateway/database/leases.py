@@ -4,15 +4,21 @@ A lease is free, held, or taken over by hand: then its new holder waits until th
 it stopped, or has been silent for `GRACE`. Nothing else expires.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from gateway.database.connection import Connection
+import asyncpg
+
+from gateway.database.connection import Connection, connect_direct
+from gateway.errors import GatewayError, SchemaError
+from gateway.settings import Settings
 
 # A holder that can reach the database learns of a take-over with its next renewal, well within this.
 GRACE = timedelta(seconds=30)
+NO_TABLE = "the database has no table of leases; run: telegram-gateway db migrate"
 
 _ACQUIRE = """
 INSERT INTO telegram_gateway.account_leases AS lease (name, account, holder, epoch, acquired_at)
@@ -149,6 +155,21 @@ class LeaseTable:
     async def all(self) -> list[Lease]:
         """Every lease, in order of account and name."""
         return [Lease(**row) for row in await self._connection.fetch(f"{_ROWS} ORDER BY account, name")]
+
+
+@asynccontextmanager
+async def lease_table(settings: Settings) -> AsyncIterator[LeaseTable]:
+    """The table on a connection of its own. Raises what `connect_direct` raises, SchemaError, GatewayError."""
+    password = settings.db_password.get_secret_value() if settings.db_password else None
+    connection = await connect_direct(settings.db_direct_dsn.get_secret_value(), password)
+    try:
+        yield LeaseTable(connection)
+    except asyncpg.UndefinedTableError:
+        raise SchemaError(NO_TABLE) from None
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise GatewayError(f"the database did not carry it out: {error}") from error
+    finally:
+        connection.terminate()
 
 
 def _columns(claims: Sequence[Claim]) -> tuple[list[str], list[str], list[int]]:
