@@ -29,6 +29,7 @@ from gateway.sinks.runner import SinkRunner
 from gateway.systemd import Heartbeat, Notifier, Watchdog
 from gateway.tasks import root_cause, run_together
 from gateway.telegram.account import Account
+from gateway.telegram.history import HistoryDesk
 from gateway.telegram.server import ServerAddress
 from gateway.telegram.session import SessionDirectory
 from gateway.telegram.session_backup import SessionBackups, keep_backed_up
@@ -120,7 +121,10 @@ class Daemon:
 
     def _control_routes(self) -> list[web.RouteDef]:
         """What the commands of this host may ask for; each part brings its own."""
-        return [*QuarantineDesk(self._journal, self._runners).routes()]
+        return [
+            *QuarantineDesk(self._journal, self._runners).routes(),
+            *HistoryDesk(self._journal, self._accounts, self._drain).routes(),
+        ]
 
     async def status(self) -> Status:
         """The daemon at this moment."""

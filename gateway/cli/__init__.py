@@ -14,6 +14,8 @@ _COMMANDS = {
     "login": ("login", "Log an account in and write its session file."),
     "session": ("session", "List and check session files."),
     "status": ("status", "Show accounts, journal and sinks of the running daemon."),
+    "gaps": ("gaps", "Show what is missing and why; have messages fetched again."),
+    "backfill": ("backfill", "Fetch a chat's history."),
     "quarantine": ("quarantine", "List, retry and drop records that a sink refused for good."),
     "lease": ("lease", "Show which host runs which account, and move accounts."),
     "db": ("db", "Migrate the database schema, roll it back, show its state."),

@@ -150,9 +150,9 @@ class Journal:
         """What is known of each of an account's chats (by marked id; 0 for ids that count per account)."""
         return await self._on_reader(self._reader.ledger, account)
 
-    async def open_gaps(self, account: str) -> list[Gap]:
-        """The ranges that the account has to fetch, those opened last first."""
-        return await self._on_reader(self._reader.gaps, account)
+    async def gaps(self, account: str, chat: int | None = None, state: str = "open") -> list[Gap]:
+        """The account's gaps of one state, in one chat or all, those opened last first."""
+        return await self._on_reader(self._reader.gaps, account, chat, state)
 
     async def wait_gaps_moved(self, version: int) -> None:
         """Returns as soon as `gaps_version` is not `version`."""

@@ -21,6 +21,7 @@ from gateway.journal.records import LedgerChanges, Missing, Settled
 ACCOUNT_IDS = 0  # the chat that stands for ids that count per account
 REREAD_LIMIT = 10_000  # the newest messages of a chat that are looked at again after unseen changes
 NO_ACCESS = "no_access"
+ASKED_FOR, BY_HAND = "history", "hand"  # gaps that an operator opened
 NEW, DELETED = 0, 2
 
 _LOAD_CHATS = "SELECT json_group_array(json_array(account, chat, base, top, compared)) FROM ledger"
@@ -121,7 +122,7 @@ class Ledger:
                 entry = self._chats.get((account, chat)) or self._track(account, chat, newest)
                 entry.compared = True
                 self._dirty.add(entry)
-        self._observe(account, rows)
+        self._observe(account, rows, changes.fetched)
         for settled in changes.settled:
             self._settle(account, settled)
 
@@ -143,13 +144,13 @@ class Ledger:
             counts[chat.account] = counts.get(chat.account, 0) + len(chat.gaps)
         return counts
 
-    def _observe(self, account: str, rows: Sequence[Any]) -> None:
+    def _observe(self, account: str, rows: Sequence[Any], fetched: int | None) -> None:
         filled: dict[_Chat, list[int]] = {}
         for row in rows:
             scope, chat_id, message_id, _, kind, *_ = row.values
             if kind not in (NEW, DELETED):
                 continue
-            key = ACCOUNT_IDS if scope else chat_id
+            key = fetched if fetched is not None else ACCOUNT_IDS if scope else chat_id
             chat = self._chats.get((account, key))
             if kind == DELETED:
                 if chat is not None:

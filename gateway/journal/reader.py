@@ -54,7 +54,10 @@ SELECT json_group_array(json_array(
         WHERE g.account = l.account AND g.chat = l.chat AND state = 'open' AND NOT reread
     ), top),
     since, compared,
-    EXISTS (SELECT 1 FROM gaps g WHERE g.account = l.account AND g.chat = l.chat AND state = 'absent' AND why = 'no_access')
+    EXISTS (
+        SELECT 1 FROM gaps g
+        WHERE g.account = l.account AND g.chat = l.chat AND state = 'absent' AND why = 'no_access'
+    )
 )) FROM ledger l WHERE account = ?
 """
 _RECEIVED = "SELECT received_at FROM events WHERE seq >= ? ORDER BY seq LIMIT 1"
@@ -113,7 +116,6 @@ class Reader:
     def gaps(
         self,
         account: str | None = None,
-        *,
         chat: int | None = None,
         state: str | None = "open",
         limit: int = -1,

@@ -58,7 +58,7 @@ class LedgerChanges:
 
     `tracked` maps chats that the dialogs have shown to their newest id: if new, what came before is history.
     `reread` names chats whose known messages may have changed unseen, `reopened` those to be read again.
-    `fetched` tells that the events were asked for, so that those nobody misses any more are dropped.
+    `fetched` is the chat whose gap the events answer: those that it misses no more are dropped.
     """
 
     tracked: Mapping[int, int] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class LedgerChanges:
     reread: Sequence[int] = ()
     settled: Sequence[Settled] = ()
     reopened: Sequence[int] = ()
-    fetched: bool = False
+    fetched: int | None = None
 
     def __bool__(self) -> bool:
         return bool(self.tracked or self.missing or self.reread or self.settled or self.reopened)

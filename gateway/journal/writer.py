@@ -17,7 +17,6 @@ import structlog
 
 from gateway import metrics
 from gateway.errors import JournalError
-from gateway.journal.ledger import ACCOUNT_IDS, NEW
 from gateway.journal.prune import prune_chunk
 from gateway.journal.records import Batch, Record
 from gateway.journal.schema import io_failure
@@ -248,14 +247,16 @@ class Writer:
 
     def _wanted(self, append: Append) -> Sequence[Row]:
         """The batch's rows, without fetched messages that arrived (or were deleted) in the meantime."""
-        if not append.batch.ledger.fetched:
+        account, chat = append.batch.account, append.batch.ledger.fetched
+        if chat is None:
             return append.rows
-        append.rows = [row for row in append.rows if self._is_wanted(append.batch.account, row)]
+        misses = self._store.ledger.misses
+        append.rows = [
+            row
+            for row in append.rows
+            if row.event.kind != "message.new" or misses(account, chat, row.event.message_id)
+        ]
         return append.rows
-
-    def _is_wanted(self, account: str, row: Row) -> bool:
-        scope, chat, message_id, _, kind, *_ = row.values
-        return kind != NEW or self._store.ledger.misses(account, ACCOUNT_IDS if scope else chat, message_id)
 
     def _write_states(self, group: Sequence[Append]) -> None:
         # Only an account's last state stays: one write for it, however many batches are in the group.

@@ -89,6 +89,7 @@ class Account:
         self._wanted = ChatFilter(chats, self._directory)
         self._intake_since: float | None = None
         self.health = AccountHealth(name, since=time.time())
+        self.client: GatewayClient | None = None  # while it is connected
         self.ready = asyncio.Event()
         self.settled = asyncio.Event()  # ready, dead, or another host's: nothing more comes of waiting
         # An alert on what never happened yet needs a 0 to look at.
@@ -152,6 +153,7 @@ class Account:
         except _LINE_LOST as error:
             return error
         finally:
+            self.client = None
             metrics.CONNECTION_UP.labels(self.name).set(0)
             await client.stop()
         return ConnectionError("the connection was closed")
@@ -161,6 +163,7 @@ class Account:
             await client.connect()
             me = await client.identify()
         await self.lease.acquire_user(me.id)
+        self.client = client
         self._set_state("connected", None)
         self.health.user_id = me.id
         metrics.CONNECTION_UP.labels(self.name).set(1)

@@ -9,7 +9,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from operator import attrgetter
 from typing import Any, cast
 
 import structlog
@@ -19,14 +18,14 @@ from telethon.tl import functions, types
 from gateway import metrics
 from gateway.event import ChatType, Event, utc_now
 from gateway.journal import Batch, Gap, Journal, LedgerChanges, Settled
-from gateway.journal.ledger import ACCOUNT_IDS, NO_ACCESS
-from gateway.telegram.chats import channel_of, marked
+from gateway.journal.ledger import ACCOUNT_IDS, ASKED_FOR, BY_HAND, NO_ACCESS
+from gateway.telegram.chat_history import PAGE, page_from
+from gateway.telegram.chats import channel_of, is_channel, marked
 from gateway.telegram.client import GatewayClient
 from gateway.telegram.reasons import reason
 
 log = structlog.get_logger()
 
-PAGE = 100  # the most Telegram gives a request
 BY_ID_LIMIT = 200  # ids in a hole that are asked for by id; longer ones by history
 FIRST_PAUSE_SECONDS = 2.0  # before a chat that failed is asked again; doubles up to the longest
 LONGEST_PAUSE_SECONDS = 300.0
@@ -57,7 +56,7 @@ class Backfill:
         """Fetches until cancelled. Raises OSError when the line is lost, JournalError when the disk fails."""
         while True:
             version = self._journal.gaps_version
-            gap = self._next(await self._journal.open_gaps(self._client.account))
+            gap = self._next(await self._journal.gaps(self._client.account))
             if gap is None:
                 await self._wait(version)
                 continue
@@ -96,12 +95,12 @@ class Backfill:
             await self._fetch_by_id(gap, None)
         elif not self._client.wanted.wants(str(gap.chat)):
             await self._commit(gap, [], gap.last, "not_captured")
-        elif (channel := self._client.input_channel(channel_of(gap.chat))) is None:
+        elif (peer := self._client.input_peer(gap.chat)) is None:
             await self._without_access_hash(gap)
-        elif gap.reread or self._client.is_bot or gap.last - gap.first < BY_ID_LIMIT:
-            await self._fetch_by_id(gap, channel)
+        elif is_channel(gap.chat) and (gap.reread or self._client.is_bot or _size(gap) <= BY_ID_LIMIT):
+            await self._fetch_by_id(gap, peer)
         else:
-            await self._fetch_history(gap, channel)
+            await self._fetch_history(gap, peer)
 
     async def _fetch_by_id(self, gap: Gap, channel: Any) -> None:
         last = min(gap.last, gap.first + PAGE - 1)
@@ -117,22 +116,10 @@ class Backfill:
             events = await self._convert(answer.messages)
         await self._commit(gap, events, last, "looked_at" if gap.reread else "empty")
 
-    async def _fetch_history(self, gap: Gap, channel: Any) -> None:
+    async def _fetch_history(self, gap: Gap, peer: Any) -> None:
         """The oldest page of the gap: consumers get a chat's history in its order."""
-        answer = await self._client(
-            functions.messages.GetHistoryRequest(
-                peer=channel,
-                offset_id=gap.first,
-                offset_date=None,
-                add_offset=-PAGE,
-                limit=PAGE,
-                max_id=0,
-                min_id=0,
-                hash=0,
-            )
-        )
+        answer, found = await page_from(self._client, peer, gap.first)
         self._client.learn(answer.users, answer.chats)
-        found = sorted((m for m in answer.messages if m.id >= gap.first), key=attrgetter("id"))
         within = [message for message in found if message.id <= gap.last]
         # Telegram may give fewer than asked for: only a message behind the gap, or none, shows its end.
         last = within[-1].id if within and len(within) == len(found) else gap.last
@@ -181,24 +168,23 @@ class Backfill:
 
     async def _commit(self, gap: Gap, events: list[Event], last: int, why: str) -> None:
         settled = Settled(gap.chat, gap.first, last, why, gap.reread)
-        ledger = LedgerChanges(settled=[settled], fetched=True)
+        ledger = LedgerChanges(settled=[settled], fetched=gap.chat)
         for event in events:
             metrics.EVENTS_RECEIVED.labels(event.account, event.kind, event.source).inc()
         await self._journal.append(Batch(self._client.account, events, ledger=ledger))
 
     async def _without_access_hash(self, gap: Gap) -> None:
-        channel = channel_of(gap.chat)
-        if channel in self._client.unreadable or self._client.is_bot:
-            await self._give_up(gap)
-        else:
-            self._client.message_box.ask_dialogs(channel)
-            self._pause(gap.chat, "the access hash is not known yet")
+        if is_channel(gap.chat):
+            if channel_of(gap.chat) in self._client.unreadable or self._client.is_bot:
+                await self._give_up(gap)
+                return
+            self._client.message_box.ask_dialogs(channel_of(gap.chat))
+        self._pause(gap.chat, "the access hash is not known yet")
 
     async def _give_up_or_wait(self, gap: Gap, error: errors.RPCError) -> None:
         """Telegram refuses a chat now and then that the account is in: only its own word is final."""
-        if gap.chat != ACCOUNT_IDS:
-            channel = self._client.input_channel(channel_of(gap.chat))
-            request = functions.channels.GetChannelsRequest([channel])
+        if is_channel(gap.chat):
+            request = functions.channels.GetChannelsRequest([self._client.input_peer(gap.chat)])
             try:
                 (chat,) = (await self._client(request)).chats
             except _UNREADABLE:
@@ -209,8 +195,7 @@ class Backfill:
         self._pause(gap.chat, reason(error))
 
     async def _give_up(self, gap: Gap) -> None:
-        ids = gap.last - gap.first + 1
-        log.warning("gap_not_accessible", account=self._client.account, chat=gap.chat, ids=ids)
+        log.warning("gap_not_accessible", account=self._client.account, chat=gap.chat, ids=_size(gap))
         await self._commit(gap, [], gap.last, NO_ACCESS)
 
     def _pause(self, chat: int, why: str) -> None:
@@ -221,7 +206,11 @@ class Backfill:
         log.info("backfill_paused", account=self._client.account, chat=chat, reason=why, seconds=seconds)
 
 
+def _size(gap: Gap) -> int:
+    return gap.last - gap.first + 1
+
+
 def _rank(gap: Gap) -> tuple[bool, bool, float, int, int]:
     """What is missing, then what may have changed, then history; the newest first, each from its start."""
-    asked_for = gap.source in ("history", "hand")
+    asked_for = gap.source in (ASKED_FOR, BY_HAND)
     return asked_for, gap.reread, -gap.opened_at.timestamp(), -gap.last, gap.first

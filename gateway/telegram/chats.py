@@ -28,6 +28,11 @@ def marked_channel(channel_id: int) -> int:
     return -(1_000_000_000_000 + channel_id)
 
 
+def is_channel(marked_id: int) -> bool:
+    """Whether a marked id is that of a channel or supergroup, which number their messages themselves."""
+    return marked_id < -1_000_000_000_000
+
+
 def channel_of(marked_id: int) -> int:
     """The unmarked id of a channel or supergroup."""
     return -marked_id - 1_000_000_000_000

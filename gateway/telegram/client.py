@@ -21,7 +21,7 @@ from telethon.tl import functions, types
 
 from gateway import __version__, metrics
 from gateway.journal import AccountState, LedgerChanges
-from gateway.telegram.chats import ChatFilter, Directory
+from gateway.telegram.chats import ChatFilter, Directory, channel_of, is_channel, marked
 from gateway.telegram.convert import Converter
 from gateway.telegram.dialogs import newest_account_id
 from gateway.telegram.intake import ChatOf, Commit, Intake
@@ -102,6 +102,7 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         self._converter: Converter | None = None
         self._hashes = dict(access_hashes)
         self._new_hashes: dict[int, int] = {}
+        self._people: dict[int, int] = {}
         self._flood_until: dict[str, float] = {}
 
         self._message_box = GatewayMessageBox(self._log["messagebox"], account)
@@ -165,10 +166,36 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
             ):
                 self._hashes[chat.id] = self._new_hashes[chat.id] = chat.access_hash
 
-    def input_channel(self, channel: int) -> Any:
-        """The channel (unmarked id) as requests name it, or None while its access hash is unknown."""
-        access_hash = self._hashes.get(channel)
-        return None if access_hash is None else types.InputPeerChannel(channel, access_hash)
+    def meet(self, people: Sequence[Any]) -> None:
+        """Takes the access hashes of those whom the account has a dialog with."""
+        for user in people:
+            if isinstance(user, types.User) and user.access_hash and not user.min:
+                self._people[user.id] = user.access_hash
+
+    def input_peer(self, chat: int) -> Any:
+        """The chat (marked id) as requests name it, or None while its access hash is unknown."""
+        if is_channel(chat):
+            access_hash = self._hashes.get(channel_of(chat))
+            return None if access_hash is None else types.InputPeerChannel(channel_of(chat), access_hash)
+        if chat < 0:
+            return types.InputPeerChat(-chat)
+        access_hash = self._people.get(chat)
+        return None if access_hash is None else types.InputPeerUser(chat, access_hash)
+
+    async def resolve(self, chat: str) -> int | None:
+        """The marked id of a chat given as one or as @name; None for a name that nobody has.
+
+        Raises RPCError.
+        """
+        if not chat.startswith("@"):
+            return int(chat)
+        try:
+            answer = await self(functions.contacts.ResolveUsernameRequest(chat[1:]))
+        except errors.UsernameNotOccupiedError:
+            return None
+        self.learn(answer.users, answer.chats)
+        self.meet(answer.users)
+        return marked(answer.peer)
 
     @property
     def converter(self) -> Converter:

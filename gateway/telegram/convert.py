@@ -16,7 +16,7 @@ from telethon.tl import types
 
 from gateway import metrics
 from gateway.event import ChatType, Event, MessageType, Source, delete_id, edit_id, new_id
-from gateway.telegram.chats import ChatInfo, Directory, marked, marked_channel
+from gateway.telegram.chats import ChatInfo, Directory, is_channel, marked, marked_channel
 from gateway.telegram.describe import describe_action, describe_flags, describe_reply, thread_of
 from gateway.telegram.media import describe_entities, describe_media
 from gateway.telegram.plain import clean_text, plain
@@ -210,7 +210,7 @@ class Converter:
         )
 
     def _scope(self, chat: int) -> int:
-        return 0 if chat < -1_000_000_000_000 else self._self_id
+        return 0 if is_channel(chat) else self._self_id
 
     def _info(self, chat: int, message: Any) -> ChatInfo:
         known = self._directory.chat(chat)

@@ -11,13 +11,13 @@ from datetime import datetime
 
 import structlog
 from telethon import errors
-from telethon.tl import functions
 
 from gateway.journal import Batch, ChatLedger, Journal, LedgerChanges, Missing
 from gateway.journal.ledger import ACCOUNT_IDS
+from gateway.telegram.chat_history import first_id_since
 from gateway.telegram.chats import channel_of
 from gateway.telegram.client import GatewayClient
-from gateway.telegram.dialogs import ChatDialog, patiently, read_dialogs
+from gateway.telegram.dialogs import ChatDialog, read_dialogs
 
 log = structlog.get_logger()
 
@@ -45,6 +45,7 @@ async def reconcile(client: GatewayClient, journal: Journal) -> Reconciled:
     dialogs: dict[int, ChatDialog] = {}
     async for answer, page in read_dialogs(client):
         client.learn(answer.users, answer.chats)
+        client.meet(answer.users)
         dialogs |= {dialog.chat: dialog for dialog in page if client.wanted.wants(str(dialog.chat))}
     box = client.message_box
     channels = {chat: dialog for chat, dialog in dialogs.items() if dialog.pts}
@@ -95,7 +96,7 @@ async def _what_is_new(
             reopened.append(chat)
         if known is None or not known.compared:
             if account is not None and dialog.joined is not None and dialog.joined > account.since:
-                first = await _first_id_since(client, channel_of(chat), dialog.joined)
+                first = await _first_id_since(client, chat, dialog.joined)
                 if first is None:
                     continue  # the next comparison tries again
                 missing.append(Missing(chat, dialog.top_message, "joined", first))
@@ -107,23 +108,12 @@ async def _what_is_new(
     return LedgerChanges(tracked=tracked, missing=missing, reread=reread, reopened=reopened)
 
 
-async def _first_id_since(client: GatewayClient, channel: int, moment: datetime) -> int | None:
-    """The id from which on a channel's messages are not older than `moment`; None when it cannot be read."""
-    request = functions.messages.GetHistoryRequest(
-        peer=client.input_channel(channel),
-        offset_id=0,
-        offset_date=moment,
-        add_offset=0,
-        limit=1,
-        max_id=0,
-        min_id=0,
-        hash=0,
-    )
+async def _first_id_since(client: GatewayClient, chat: int, moment: datetime) -> int | None:
+    """The id from which on a chat's messages are not older than `moment`; None when it cannot be read."""
     try:
-        before = (await patiently(client, request)).messages
+        return await first_id_since(client, client.input_peer(chat), moment)
     except errors.BadRequestError:
         return None
-    return before[0].id + 1 if before else 1
 
 
 async def _open_missing(
