@@ -23,7 +23,7 @@ WRITE_BUFFER_BYTES = 256 << 10
 OLDEST_MESSAGE_SECONDS = 300
 NEWEST_MESSAGE_SECONDS = 30
 
-_AUTH_KEY_NOT_FOUND = -404
+_AUTH_KEY_NOT_FOUND = struct.pack("<i", -404)
 _PLAIN_HEADER = struct.Struct("<qqi")
 _INNER_HEADER = struct.Struct("<qqqii")  # salt, session id, message id, sequence number, length
 
@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         except HandshakeError as error:
             log.info("sandbox_handshake_failed", reason=str(error))
-            self._refuse(_AUTH_KEY_NOT_FOUND)
+            self._not_found()
 
     def _send(self, payload: bytes) -> None:
         assert self._framing is not None
@@ -146,9 +146,11 @@ class Connection(asyncio.Protocol):
         key = self._server.auth_keys.get(key_id)
         refused = self._server.faults.on_packet(key_id)
         if refused is not None:
-            self._refuse(refused)
+            assert self._framing is not None
+            self._transport.write(self._framing.error(refused))
+            self._transport.close()
         elif key is None:
-            self._refuse(_AUTH_KEY_NOT_FOUND)
+            self._not_found()
         else:
             self._receive_encrypted(key, packet)
 
@@ -187,9 +189,8 @@ class Connection(asyncio.Protocol):
         session.attach(self)
         self.apply_stall()
 
-    def _refuse(self, code: int) -> None:
-        """Sends a transport error, and closes."""
-        self._send(struct.pack("<i", code))
+    def _not_found(self) -> None:
+        self._send(_AUTH_KEY_NOT_FOUND)
         self._transport.close()
 
     def _flush(self) -> None:

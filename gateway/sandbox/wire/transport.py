@@ -31,6 +31,9 @@ class Framing(Protocol):
     def encode(self, payload: bytes) -> bytes:
         """`payload` as one packet of this framing."""
 
+    def error(self, code: int) -> bytes:
+        """A transport error, such as -429, as Telegram's servers were seen to send it."""
+
     def packets(self, buffer: bytearray) -> Iterator[bytes]:
         """Takes each whole packet off the front of `buffer`. Raises FramingError."""
 
@@ -46,6 +49,9 @@ class Full:
         packet = _FULL_HEADER.pack(len(payload) + 12, self._sent) + payload
         self._sent += 1
         return packet + _UINT.pack(zlib.crc32(packet))
+
+    def error(self, code: int) -> bytes:
+        return 3 * _INT.pack(code)  # in the place of length, number and content, without a checksum
 
     def packets(self, buffer: bytearray) -> Iterator[bytes]:
         while len(buffer) >= 8:
@@ -70,6 +76,9 @@ class Abridged:
         words = len(payload) >> 2
         header = bytes((words,)) if words < 0x7F else b"\x7f" + words.to_bytes(3, "little")
         return header + payload
+
+    def error(self, code: int) -> bytes:
+        return self.encode(_INT.pack(code))
 
     def packets(self, buffer: bytearray) -> Iterator[bytes]:
         while buffer:
@@ -99,6 +108,9 @@ class Intermediate:
             # Whole packets are recovered by alignment, so the padding must stay below one word.
             payload += secrets.token_bytes(secrets.randbelow(4))
         return _INT.pack(len(payload)) + payload
+
+    def error(self, code: int) -> bytes:
+        return self.encode(_INT.pack(code))
 
     def packets(self, buffer: bytearray) -> Iterator[bytes]:
         while len(buffer) >= 4:
