@@ -6,7 +6,8 @@ every single change must be there, which holds as long as the connection to Tele
 
 Backfill also brings what an account could not see at the time: messages from before it joined or while it was
 out of a chat, and what became of a message meanwhile. Where that can happen, `history` says what a look into
-the chats finds now, and a sink may hold that as well.
+the chats finds now, and a sink may hold that as well. Changes of messages that the account never saw posted
+are compared only without it: nobody goes looking for them where they were not pushed.
 """
 
 from collections import Counter
@@ -208,7 +209,7 @@ def judge_cache(
     may_forget: bool = False,
 ) -> Comparison:
     """As `compare_cache`, of the messages and of the lists of recent ones."""
-    expected = expectations(truth)
+    expected = _expected(truth, history)
     findings = Findings()
     delivered = absent = 0
     gone: set[Key] = set()
@@ -264,7 +265,7 @@ def _compare(
     exact: bool,
     history: Mapping[Key, Held] | None,
 ) -> Comparison:
-    expected = expectations(truth)
+    expected = _expected(truth, history)
     delivered = 0
     for key, message in expected.items():
         acceptable = _acceptable(key, message, history)
@@ -290,6 +291,11 @@ def _compare(
         for problem in _differences(expected, event_ids):
             findings.add("wrong", problem)
     return Comparison(sink, len(expected), delivered, findings.problems, findings.flaws)
+
+
+def _expected(truth: Sequence[TruthEvent], history: Mapping[Key, Held] | None) -> dict[Key, Expected]:
+    messages = expectations(truth)
+    return {key: message for key, message in messages.items() if history is None or message.posted}
 
 
 def _acceptable(key: Key, message: Expected, history: Mapping[Key, Held] | None) -> set[Held]:

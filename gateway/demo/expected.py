@@ -13,11 +13,15 @@ Held = tuple[str | None, bool]  # words, and whether it is deleted
 
 @dataclass
 class Expected:
-    """One message as the world knows it: the ids of all its changes, its newest words, whether it is gone."""
+    """One message as the world knows it: the ids of all its changes, its newest words, whether it is gone.
+
+    `posted` is False where the account only saw it change: it was posted before the account came.
+    """
 
     events: list[str] = field(default_factory=list)
     words: str | None = None
     deleted: bool = False
+    posted: bool = False
 
 
 def expectations(truth: Iterable[TruthEvent]) -> dict[Key, Expected]:
@@ -28,6 +32,7 @@ def expectations(truth: Iterable[TruthEvent]) -> dict[Key, Expected]:
             continue
         message = messages[event.account_scope, event.channel_id, event.message_id]
         message.events.append(event.id)
+        message.posted |= event.kind == "message.new"
         if event.kind == "message.deleted":
             message.deleted = True
         else:

@@ -166,6 +166,18 @@ def test_two_accounts_in_one_channel_expect_each_message_once() -> None:
     assert [event.text for event in told] == ["para todos", "só para A"]
 
 
+def test_a_change_of_a_message_from_before_the_account_came_is_no_message_to_wait_for() -> None:
+    world = World()
+    user, friend = world.add_user("Operador", phone="+5511999990001"), world.add_user("Ana")
+    channel = world.add_channel("Sinais", [friend])
+    earlier = world.post(channel, "antes")
+    world.join(channel, user)
+    world.edit(channel, earlier, "mudado depois")
+    truth = truth_of_all([user])
+    assert compare_queue(_consumer([]), truth).flaws == {"lost": 1}
+    assert not compare_queue(_consumer([]), truth, history=history_of([user])).problems
+
+
 def test_outside_its_membership_an_account_may_hold_what_the_chat_has_now() -> None:
     world = World()
     user = world.add_user("Operador", phone="+5511999990001")
