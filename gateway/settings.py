@@ -227,6 +227,11 @@ class Settings(BaseSettings):
         """Whether a lease in PostgreSQL keeps each account on one host."""
         return self.enable_db if self.lease is None else self.lease
 
+    @property
+    def media_list_path(self) -> Path:
+        """The list of wanted files, in the state directory: the media's disk may be full."""
+        return self.state_dir / "media.db"
+
     def require_api_credentials(self) -> tuple[int, str]:
         """The application's id and hash. Raises ConfigurationError when either is missing."""
         if self.api_id is None or self.api_hash is None:

@@ -17,6 +17,7 @@ _COMMANDS = {
     "gaps": ("gaps", "Show what is missing and why; have messages fetched again."),
     "backfill": ("backfill", "Fetch a chat's history."),
     "quarantine": ("quarantine", "List, retry and drop records that a sink refused for good."),
+    "media": ("media", "List the files of messages that could not be fetched, and retry them."),
     "lease": ("lease", "Show which host runs which account, and move accounts."),
     "db": ("db", "Migrate the database schema, roll it back, show its state."),
     "tail": ("tail", "Print messages as they arrive."),

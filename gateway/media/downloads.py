@@ -31,9 +31,10 @@ log = structlog.get_logger()
 
 CURSOR = "media"  # the journal's name for how far it has been read here; it holds up no pruning
 BATCH_EVENTS = 500
-GATHER_SECONDS = 0.25
+GATHER_SECONDS = 0.25  # before new events are read
+BREATH_SECONDS = 0.05  # between batches of a backlog: live messages come first
 REPORT_SECONDS = 5.0
-IDLE_SECONDS = 30.0  # the longest wait before the list is looked at again
+IDLE_SECONDS = 5.0  # the longest wait before the list is looked at again: `media retry` writes to it
 TURN_SECONDS = 60.0  # after which a large file lets the others have a turn
 DISK_RETRY_SECONDS = 5.0
 # Attempts in a row that bring a download no further: at what a later one may mend, and at a plain refusal.
@@ -80,7 +81,7 @@ class MediaDownloads:
             min_free=settings.media_min_free,
             types=frozenset(settings.media_types),
         )
-        return cls(wanted, settings.state_dir / "media.db", journal)
+        return cls(wanted, settings.media_list_path, journal)
 
     async def run(self) -> None:
         """Puts the journal's files on the list until cancelled."""
@@ -90,7 +91,8 @@ class MediaDownloads:
         while True:
             after = self._journal.cursor(CURSOR)
             await self._journal.wait_beyond(after)
-            await asyncio.sleep(GATHER_SECONDS)
+            behind = self._journal.last_seq - after >= BATCH_EVENTS
+            await asyncio.sleep(BREATH_SECONDS if behind else GATHER_SECONDS)
             records = await self._journal.read(after, BATCH_EVENTS)
             wanted = [record.event for record in records if self._wants(record.event)]
             if wanted:
@@ -185,7 +187,7 @@ class MediaDownloads:
     async def _turn(self, telegram: TelegramFiles, file: WantedFile, remote: RemoteFile) -> None:
         """Fetches the file, or as much as one turn allows."""
         account = telegram.account
-        if await self._on_thread(account, self._is_here, file, remote):
+        if await self._on_thread(account, self._is_here, account, file, remote):
             metrics.MEDIA_DOWNLOADED.labels(account).inc()
             return
         part = await self._on_thread(account, self._open, account, file, remote)
@@ -219,12 +221,13 @@ class MediaDownloads:
             log.info("media_resumed", account=account, media_id=file.media_id, offset=part.length)
         return part
 
-    def _is_here(self, file: WantedFile, remote: RemoteFile) -> bool:
+    def _is_here(self, account: str, file: WantedFile, remote: RemoteFile) -> bool:
         """Whether another message brought the same media; then this one is a link to it."""
         digest = self._queue.digest_of(file.media_id)
         if digest is None or not self._store.holds(digest):
             return False
         self._finish(file, remote, digest)
+        self._store.discard(_part_name(account, file))
         return True
 
     def _keep(self, file: WantedFile, remote: RemoteFile, part: PartFile) -> None:

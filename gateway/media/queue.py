@@ -69,6 +69,20 @@ class WantedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A file that is `gone` (its message is, or has another one now), or `failed` at every attempt."""
+
+    account: str
+    chat_key: str
+    message_id: int
+    media_id: int
+    kind: str
+    state: str
+    reason: str
+    queued_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """What an account still has to fetch. `oldest` is when the first of it was asked for, in Unix time."""
 
@@ -138,6 +152,26 @@ class MediaQueue:
         query = "SELECT sha256 FROM wanted WHERE state = 'done' AND media_id = ? LIMIT 1"
         digest: Any = self._with_connection(lambda connection: connection.execute(query, (media_id,)).get)
         return digest if digest is None else str(digest)
+
+    def given_up(self) -> Sequence[GivenUp]:
+        """What was asked for in vain, oldest first."""
+        query = (
+            "SELECT account, chat_key, message_id, media_id, kind, state, reason, queued_at FROM wanted "
+            "WHERE state IN ('failed', 'gone') ORDER BY id"
+        )
+        return self._with_connection(
+            lambda connection: [GivenUp(*row) for row in connection.execute(query)],
+        )
+
+    def retry(self) -> int:
+        """Asks once more for what Telegram refused or did not answer; returns for how many files."""
+        update = "UPDATE wanted SET state = 'queued', attempts = 0, due = ? WHERE state = 'failed'"
+
+        def write(connection: apsw.Connection) -> int:
+            connection.execute(update, (time.time(),))
+            return connection.changes()
+
+        return self._with_connection(write)
 
     def backlog(self) -> dict[str, Backlog]:
         """What each account has still to fetch."""

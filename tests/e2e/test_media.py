@@ -249,7 +249,12 @@ async def test_what_telegram_refuses_or_has_no_more_is_recorded_and_the_rest_goe
     kept = await archive.arrives(good)
     assert archive.link(refused) is None
     assert archive.link(deleted) is None
-    assert "media_given_up" in archive.desk.gateway.log()
+    listed = (await archive.desk.run("media", "list")).text
+    assert "LOCATION_INVALID" in listed
+    assert "deleted" in listed
+    assert "1 " in (await archive.desk.run("media", "retry")).text
+    await archive.arrives(refused)
+    assert "LOCATION_INVALID" not in (await archive.desk.run("media", "list")).text
     archive.sandbox.world.delete(archive.channel, good)
     await archive.takes_in("depois")
     assert kept.exists()  # a deletion is in the journal; the file stays
