@@ -79,7 +79,7 @@ def _session(settings: Settings, account: str) -> Finding:
         stored = SessionDirectory.from_settings(settings).load(account)
     except GatewayError as error:
         return Finding(f"session {account}", False, str(error))
-    return Finding(f"session {account}", True, f"data centre {stored.dc_id}, private to this user")
+    return Finding(f"session {account}", True, f"data centre {stored.dc_id}, whole, private to this user")
 
 
 def _state_directory(path: Path) -> Finding:

@@ -89,7 +89,7 @@ class SessionBackups:
         finally:
             unproven.file.unlink(missing_ok=True)
         for old in self.of(account):
-            if old != backup and now - old.made_at > KEPT:
+            if now - old.made_at > KEPT:
                 old.file.unlink(missing_ok=True)
         return backup
 

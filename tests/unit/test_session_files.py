@@ -12,6 +12,7 @@ import pytest
 
 from gateway.errors import ConfigurationError, SessionError
 from gateway.settings import load_settings
+from gateway.telegram import session_file
 from gateway.telegram.session import SessionDirectory
 from gateway.telegram.session_backup import EVERY, KEPT, SessionBackups
 from gateway.telegram.session_cipher import SessionCipher, is_sealed
@@ -199,6 +200,24 @@ def test_a_damaged_backup_does_not_count(sessions: SessionDirectory, backups: Se
     good.file.write_bytes(b"")
     assert backups.newest("main") is None
     assert backups.read(backups.keep("main")) == session
+
+
+def test_a_backup_that_the_disk_spoils_does_not_count(
+    sessions: SessionDirectory, backups: SessionBackups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = login()
+    sessions.store("main", session)
+    good = backups.make("main")
+    write = session_file.write
+
+    def write_to_a_bad_disk(file: Path, content: bytes) -> None:
+        write(file, content)
+        file.write_bytes(content.replace(session.auth_key, bytes(256)))
+
+    monkeypatch.setattr(session_file, "write", write_to_a_bad_disk)
+    with pytest.raises(SessionError, match="holds no login"):
+        backups.make("main")
+    assert os.listdir(backups.path) == [good.file.name]
 
 
 def test_a_damaged_session_never_replaces_a_good_backup(
