@@ -65,7 +65,7 @@ def problems_of(accounts: list[AccountHealth], journal: JournalStatus, sinks: li
         if account.state != "connected"
     ]
     if journal.full:
-        found.append("the journal is at its byte limit: intake is paused")
+        found.append("the journal is at its byte limit, or its disk is full: intake is paused")
     found += [
         f"sink {sink.name} is down ({sink.reason or 'connecting'}), {sink.lag_events} events wait"
         for sink in sinks
