@@ -40,7 +40,8 @@ STUCK_SECONDS = 30.0  # an intake that holds one batch for longer no longer coun
 
 # Final by Telegram's definition: asking again never helps (https://core.telegram.org/api/errors).
 _DEAD = (errors.UnauthorizedError, errors.AuthKeyError, AuthKeyNotFound)
-_LINE_LOST = (OSError, EOFError, TimeoutError, errors.RPCError, LeaseLost)
+# What the buffer holds instead of a packet is a transport error such as -429: too many connections, or requests.
+_LINE_LOST = (OSError, EOFError, TimeoutError, errors.RPCError, errors.InvalidBufferError, LeaseLost)
 
 
 @dataclass
