@@ -7,7 +7,7 @@ COMPILE = .venv/bin/uv pip compile --quiet --generate-hashes --universal --pytho
 	--custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench lock stack-up stack-down clean
+.PHONY: help setup demo test check bench chaos lock stack-up stack-down clean
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ check: setup ## Lint, formatting and types
 
 bench: setup ## Measure beside a bare client and the afternoon version
 	@$(PYTHON) -m tests.bench $(ARGS)
+
+chaos: setup ## All that can go wrong, at random, for half an hour (ARGS="--seed 7 --kills 20 --messages 8000")
+	@$(PYTHON) -m tests.chaos $(ARGS)
 
 lock: setup ## Renew the lock files from pyproject.toml (ARGS=--upgrade takes newer versions)
 	@test -x .venv/bin/uv || $(PYTHON) -m pip install --quiet uv==$(UV_VERSION)

@@ -68,7 +68,8 @@ class Keeper:
             if not await self._note_end():
                 self._down_since = time.monotonic()
                 code = await self.gateway.stop()
-                if code != 0:
+                # A SIGTERM in the first half second meets a process that has not begun to listen for it.
+                if code not in (0, -signal.SIGTERM):
                     self._explain(f"a clean stop ended with {code}")
             await self.gateway.start(wait=False)
 

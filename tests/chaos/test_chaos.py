@@ -1,4 +1,4 @@
-"""The short form of `make chaos`: one of everything within three quarters of a minute, and nothing is lost."""
+"""The short form of `make chaos`: one of everything in three quarters of a minute, and nothing is lost."""
 
 import shutil
 import tempfile
