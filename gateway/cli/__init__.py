@@ -16,6 +16,7 @@ _COMMANDS = {
     "status": ("status", "Show accounts, journal and sinks of the running daemon."),
     "gaps": ("gaps", "Show what is missing and why; have messages fetched again."),
     "backfill": ("backfill", "Fetch a chat's history."),
+    "replay": ("replay", "Deliver a time range once more to one sink."),
     "quarantine": ("quarantine", "List, retry and drop records that a sink refused for good."),
     "media": ("media", "List the files of messages that could not be fetched, and retry them."),
     "lease": ("lease", "Show which host runs which account, and move accounts."),
