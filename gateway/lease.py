@@ -45,6 +45,9 @@ class Leases:
         self._file = record_file(settings.state_dir)
         self.server = settings.server
         self.poll_seconds = poll_seconds
+        # An instance of telegram-gateway@.service has its state directory from no file that a shell reads.
+        usual = settings.state_dir == Settings.model_fields["state_dir"].default
+        self.command = f"{'' if usual else f'TELEGRAM_STATE_DIR={settings.state_dir} '}telegram-gateway"
         self._renew_seconds = renew_seconds
         self.record = LeaseRecord.load(self._file)
         self._connection: Connection | None = None
@@ -300,7 +303,7 @@ class AccountLease:
         log.error("lease_lost", account=self._account, lease=name, epoch=epoch, reason=self._reason)
 
     def _why_not(self, lease: Lease | None) -> str:
-        take = f"to move the account here: telegram-gateway lease take --account {self._account}"
+        take = f"to move the account here: {self._shared.command} lease take --account {self._account}"
         if lease is None or lease.free:
             return "the lease is changing hands"
         if lease.holder != self.holder:

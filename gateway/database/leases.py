@@ -159,7 +159,7 @@ class LeaseTable:
 
 @asynccontextmanager
 async def lease_table(settings: Settings) -> AsyncIterator[LeaseTable]:
-    """The table on a connection of its own. Raises what `connect_direct` raises, SchemaError, GatewayError."""
+    """The table on a connection of its own. Raises GatewayError, or one of its kinds."""
     password = settings.db_password.get_secret_value() if settings.db_password else None
     connection = await connect_direct(settings.db_direct_dsn.get_secret_value(), password)
     try:

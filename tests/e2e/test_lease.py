@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
+import pytest
 import pytest_asyncio
 
 from gateway.demo.comparison import compare_database
-from gateway.demo.process import GatewayProcess
+from gateway.demo.process import GatewayProcess, ProcessError
 from gateway.localstack import LocalStack
 from gateway.sandbox import Chat, Sandbox, User
 from tests.e2e.desk import API_HASH
@@ -130,7 +131,10 @@ async def test_a_copied_session_never_connects_twice_and_moves_only_when_told_or
     await b.start()  # ready: as far as a standby can be
     reason = await hosts.until(b, "waiting")
     assert str(a.state_dir) in reason
-    assert "lease take --account main" in reason
+    assert f"TELEGRAM_STATE_DIR={b.state_dir} telegram-gateway lease take --account main" in reason
+    with pytest.raises(ProcessError, match="runs the account"):  # nor does any other command connect
+        await b.command("session", "check")
+    assert "a gateway here stands by" in await b.command("doctor")
     hosts.post("COMPRA PETR4")
     await hosts.assert_all_in_the_database_once()
 
