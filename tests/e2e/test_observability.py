@@ -43,6 +43,8 @@ METRICS: dict[str, tuple[dict[str, str], ...]] = {
     "sink_batch_seconds_count": tuple({"sink": sink} for sink in SINKS),
     "sink_end_to_end_seconds_bucket": tuple({"sink": sink, "le": "+Inf"} for sink in SINKS),
     "connection_up": ({"account": "main"},),
+    "lease_held": ({"account": "main"},),
+    "lease_epoch": ({"account": "main"},),
     "channels_tracked": ({"account": "main"},),
     "reconnects_total": ({"account": "main"},),
     "rpc_errors_total": ({"account": "main", "code": "420"}, {"account": "main", "code": "500"}),
