@@ -40,7 +40,7 @@ STUCK_SECONDS = 30.0  # an intake that holds one batch for longer no longer coun
 
 # Final by Telegram's definition: asking again never helps (https://core.telegram.org/api/errors).
 _DEAD = (errors.UnauthorizedError, errors.AuthKeyError, AuthKeyNotFound)
-# What the buffer holds instead of a packet is a transport error such as -429: too many connections, or requests.
+# InvalidBufferError is a transport error, such as -429: Telegram wants to hear less of us.
 _LINE_LOST = (OSError, EOFError, TimeoutError, errors.RPCError, errors.InvalidBufferError, LeaseLost)
 
 
