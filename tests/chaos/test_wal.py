@@ -4,12 +4,13 @@ import os
 import random
 import shutil
 import signal
+import struct
 from pathlib import Path
 
 import apsw
 import pytest
 
-from tests.chaos.wal import OPEN_TRANSACTION, TEARS, tear
+from tests.chaos.wal import OPEN_TRANSACTION, TEARS, checksum_of, tear
 
 
 def _killed_writer(path: Path, commits: int) -> None:
@@ -52,20 +53,29 @@ def test_a_torn_tail_costs_no_committed_row_and_adds_none(tmp_path: Path, how: s
         assert _lines(copy / "journal.db") == 20 * number
 
 
-def test_the_open_transaction_is_whole_but_for_its_commit(tmp_path: Path) -> None:
-    """Else SQLite would pass it over for a wrong checksum, and no more be tested than with garbage."""
+def test_the_open_transaction_lacks_nothing_but_its_commit(tmp_path: Path) -> None:
+    """With a commit at its end SQLite believes it: so it is the missing commit that the journal stands on."""
     path = tmp_path / "journal.db"
     _killed_writer(path, 20)
-    log = path.with_name("journal.db-wal")
-    end = log.stat().st_size
+    end = path.with_name("journal.db-wal").stat().st_size
     assert tear(path, OPEN_TRANSACTION, random.Random(1))
+    _commit_last_frame(path.with_name("journal.db-wal"), end)
+    path.with_name("journal.db-shm").unlink()
+    with pytest.raises(apsw.Error):  # page 1 is random bytes now
+        _lines(path)
+
+
+def _commit_last_frame(log: Path, end: int) -> None:
     content = bytearray(log.read_bytes())
     page_size = int.from_bytes(content[8:12], "big")
-    last = len(content) - 24 - page_size
-    assert last >= end
-    # With a size after commit and the checksum that follows from it, the debris would be believed.
-    assert content[last + 4 : last + 8] == bytes(4)
-    assert content[last + 8 : last + 16] == content[16:24]
+    before = (24 + page_size) * ((len(content) - end) // (24 + page_size) - 1)
+    last = end + before
+    running = struct.unpack_from(">2I", content, last - page_size - 8)
+    struct.pack_into(">I", content, last + 4, 3)
+    order = ">" if content[3] & 1 else "<"
+    frame = bytes(content[last : last + 8] + content[last + 24 : last + 24 + page_size])
+    struct.pack_into(">2I", content, last + 16, *checksum_of(frame, running, order))
+    log.write_bytes(content)
 
 
 def test_without_a_log_there_is_nothing_to_tear(tmp_path: Path) -> None:

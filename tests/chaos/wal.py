@@ -66,12 +66,13 @@ def _debris(
         content = chance.randbytes(page_size)
         # Only the last frame of a transaction says how large the database is then: this one never got there.
         start = struct.pack(">2I", page, 1 if how == HALF_A_FRAME else 0)
-        checksum = _checksum(start + content, checksum, order)
+        checksum = checksum_of(start + content, checksum, order)
         frames += start + struct.pack(">4I", *salts, *checksum) + content
     return frames[: -page_size // 2] if how == HALF_A_FRAME else frames
 
 
-def _checksum(data: bytes, start: tuple[int, int], order: str) -> tuple[int, int]:
+def checksum_of(data: bytes, start: tuple[int, int], order: str) -> tuple[int, int]:
+    """SQLite's running checksum over `data`, of words in this byte order."""
     first, second = start
     words = struct.unpack(f"{order}{len(data) // 4}I", data)
     for one, other in zip(words[::2], words[1::2], strict=True):
