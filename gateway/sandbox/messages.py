@@ -48,7 +48,8 @@ class Media(msgspec.Struct, frozen=True):
     @classmethod
     def other(cls, media: Any) -> Media:
         """Media of any kind, as one of Telegram's MessageMedia objects."""
-        return cls("other", verbatim=media)
+        kind: MediaKind = "webpage" if type(media).__name__ == "MessageMediaWebPage" else "other"
+        return cls(kind, verbatim=media)
 
     @classmethod
     def photo(cls, data: bytes = TINY_JPEG) -> Media:

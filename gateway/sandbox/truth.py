@@ -23,7 +23,8 @@ class TruthEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One change that the account could see.
 
     `id` is the gateway's event id; an edit's lacks its last part, the content hash. `text` is None where the
-    words are a `caption` (photos and documents), in service messages and in deletions. A `reaction` is an
+    words are a `caption` (photos and documents), in service messages and in deletions. A NUL in it is U+FFFD:
+    no database would take it. A `reaction` is an
     edit that changes no content. `pushed` is False for imported history. `position` counts the world's
     changes, `posted_at` is its time in seconds since the epoch.
     """
@@ -90,6 +91,7 @@ def _written(user: User, entry: Entry, message: Message, scope: int, channel_id:
         identity += f":edit:{message.edit_date}"
     captioned = message.media is not None and message.media.kind != "webpage"
     service = message.action is not None
+    words = message.text.replace("\0", "\ufffd")
     in_topic = message.topic is not None and message.topic != GENERAL_TOPIC
     return TruthEvent(
         position=entry.index,
@@ -99,8 +101,8 @@ def _written(user: User, entry: Entry, message: Message, scope: int, channel_id:
         account_scope=scope,
         channel_id=channel_id,
         message_id=message_id,
-        text=None if captioned or service else message.text,
-        caption=message.text or None if captioned else None,
+        text=None if captioned or service else words,
+        caption=words or None if captioned else None,
         date=datetime.fromtimestamp(message.date, UTC),
         edit_date=datetime.fromtimestamp(message.edit_date, UTC) if message.edit_date is not None else None,
         grouped_id=message.grouped_id,

@@ -44,8 +44,8 @@ def describe_media(media: Any) -> tuple[str | None, Described | None]:
 
 
 def _set_fields(value: Any) -> Described:
-    """An object's fields, without flags that are not set: Telegram leaves them out, and so do we."""
-    return {name: item for name, item in plain(value.to_dict()).items() if item is not False}
+    """An object's fields without what is not set: Telethon reads a missing flag as False, a list as empty."""
+    return {name: item for name, item in plain(value.to_dict()).items() if item is not False and item != []}
 
 
 def _photo(media: Any) -> Described:

@@ -14,6 +14,7 @@ import redis.asyncio as aioredis
 
 from gateway.demo.comparison import compare_cache, compare_database, compare_queue, expectations
 from gateway.demo.consumer import SampleConsumer
+from gateway.demo.expected import history_of
 from gateway.demo.process import POLL_SECONDS, GatewayProcess
 from gateway.localstack import LocalStack
 from gateway.sandbox import Sandbox
@@ -41,10 +42,13 @@ class Rig:
         """`count` mixed changes all over the world, at `rate` a second."""
         await self.sandbox.traffic.run(rate, count=count)
 
-    async def assert_everything_arrived(self, *, exact: bool = False) -> None:
-        """Waits until all is still; fails with every difference between the ground truth and a sink."""
+    async def assert_everything_arrived(self, *, exact: bool = False, backfilled: bool = False) -> None:
+        """Waits until all is still; fails with every difference between the ground truth and a sink.
+
+        `backfilled` allows what the account could not see at the time, but finds in its chats' history now.
+        """
         await self._settle()
-        problems = await self._problems(exact)
+        problems = await self._problems(exact, backfilled)
         assert not problems, f"{len(problems)} problems, the first: " + "; ".join(problems[:10])
 
     async def _settle(self) -> None:
@@ -63,14 +67,17 @@ class Rig:
                 seen, still_since = now, time.monotonic()
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _problems(self, exact: bool) -> list[str]:
+    async def _problems(self, exact: bool, backfilled: bool) -> list[str]:
         truth = self.sandbox.truth(self.scene.accounts[0], self.since)
         assert expectations(truth), "the world was silent: nothing would be compared"
+        history = history_of(self.scene.accounts) if backfilled else None
         environment = self.stack.environment
         results = [
-            compare_queue(self.consumer, truth, exact=exact),
-            await compare_cache(environment["TELEGRAM_REDIS_URL"], truth),
-            await compare_database(environment["TELEGRAM_DB_DIRECT_DSN"], truth, exact=exact),
+            compare_queue(self.consumer, truth, exact=exact, history=history),
+            await compare_cache(environment["TELEGRAM_REDIS_URL"], truth, history=history),
+            await compare_database(
+                environment["TELEGRAM_DB_DIRECT_DSN"], truth, exact=exact, history=history
+            ),
         ]
         return [f"{result.sink}: {problem}" for result in results for problem in result.problems]
 
