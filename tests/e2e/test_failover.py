@@ -24,6 +24,7 @@ from gateway.demo.consumer import SampleConsumer
 from gateway.demo.process import POLL_SECONDS, GatewayProcess
 from gateway.localstack import LocalStack
 from gateway.localstack.rabbitmq import ClusterNode, url_of
+from gateway.localstack.stack import CONFIG_DIR
 from gateway.sandbox import Sandbox
 from gateway.sandbox.scene import phone, populate
 from tests.e2e.conftest import Rig
@@ -139,8 +140,47 @@ async def rig(stack: LocalStack, tmp_path: Path) -> AsyncIterator[Clustered]:
                 yield Clustered(sandbox, scene, gateway, consumer, stack, sandbox.world.position)
         finally:
             await gateway.close()
+            for node in nodes:
+                await node.start()
             async with await connect(nodes[0].url) as broker:
                 await (await broker.channel()).queue_delete(QUEUE)
+
+
+async def test_the_cluster_runs_the_shipped_files_and_every_queue_has_three_members(
+    stack: LocalStack,
+) -> None:
+    cluster = stack.rabbitmq_cluster
+    shipped = CONFIG_DIR / "rabbitmq"
+    listening: set[str] = set()
+    for node in cluster.nodes:
+        assert (node.directory / "rabbitmq.conf").read_bytes() == (shipped / "rabbitmq.conf").read_bytes()
+        fragment = node.directory / "conf.d" / "10-cluster.conf"
+        assert fragment.read_bytes() == (shipped / "cluster.conf").read_bytes()
+        overrides = (node.directory / "conf.d" / "stack.conf").read_text().splitlines()
+        assert {line.partition(" = ")[0] for line in overrides} == {
+            "listeners.tcp.local",
+            "management.tcp.port",
+            "prometheus.tcp.port",
+            "load_definitions",
+            *(f"cluster_formation.classic_config.nodes.{number}" for number in (1, 2, 3)),
+        }
+        assert node.pid is not None
+        broker = psutil.Process(node.pid)
+        for process in (broker, *broker.children(recursive=True)):
+            assert 0 not in process.uids()
+            connections = process.net_connections("inet")
+            listening |= {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+    status = json.loads(await cluster.nodes[2].control("cluster_status", "--formatter", "json"))
+    assert sorted(status["running_nodes"]) == [node.node_name for node in cluster.nodes]
+    assert (status["cluster_name"], status["partitions"], status["alarms"]) == ("telegram", {}, [])
+    answer = await cluster.nodes[0].control(
+        *("list_queues", "name", "members", "policy"),
+        *("--vhost", "telegram", "--formatter", "json"),
+    )
+    queues = {queue["name"]: queue for queue in json.loads(answer)}
+    assert len(queues["telegram.messages.dlq"]["members"]) == 3
+    assert queues["telegram.messages.dlq"]["policy"] == "telegram-dead-letters"
 
 
 async def test_a_broker_node_killed_under_load_costs_seconds_and_no_message(rig: Clustered) -> None:
