@@ -64,10 +64,11 @@ async def _run(settings: Settings, name: str, span: Span, dry_run: bool) -> int:
         with open_reader(settings.journal_path) as reader, _Bar(span, tally) as bar:
             async with aclosing(records_of(settings, reader, name, span)) as records:
                 await replay(records, None if dry_run else sink, tally, bar.moved)
-    except BaseException:
-        if tally.at is not None and not dry_run:
+    except BaseException as error:
+        if not dry_run and (tally.at is not None or isinstance(error, asyncio.CancelledError)):
+            since = tally.at or span.since
             click.echo(
-                f"stopped after {tally.delivered} events; go on with --since {tally.at.isoformat()}", err=True
+                f"stopped after {tally.delivered} events; go on with --since {since.isoformat()}", err=True
             )
         raise
     _summarise(tally, name, time.monotonic() - started, dry_run)
