@@ -27,16 +27,16 @@ from gateway.sandbox import Chat, Sandbox, User
 from gateway.sandbox.scene import phone, populate
 from tests.e2e.desk import NO_SINKS, Desk
 
-PATIENCE_SECONDS = 8.0
+PATIENCE_SECONDS = 30.0
 CHANNELS = 24  # one for each test of a module, and some to spare
 HURRY = 20  # how much faster a hurried client's clock runs
 
 Result = TypeVar("Result")
 
 
-async def until(condition: Callable[[], object]) -> None:
+async def until(condition: Callable[[], object], within: float = PATIENCE_SECONDS) -> None:
     """Returns once `condition` holds; neither Telethon nor a process calls back."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(within):
         while not condition():
             await asyncio.sleep(POLL_SECONDS)
 
