@@ -65,7 +65,8 @@ def _line(gap: Gap) -> str:
     chat = f"chat {gap.chat}" if gap.chat else "private chats and basic groups"
     what = "to read again" if gap.reread else "missing"
     count = gap.last - gap.first + 1
-    line = f"{gap.account} {chat}: {ids} ({count} ids) {what} since {gap.opened_at.astimezone():%F %T} ({gap.source})"
+    since = f"{gap.opened_at.astimezone():%F %T}"
+    line = f"{gap.account} {chat}: {ids} ({count} ids) {what} since {since} ({gap.source})"
     if gap.closed_at is None:
         return line
     why = f", {gap.why}" if gap.why else ""

@@ -12,7 +12,7 @@ _AGO = re.compile(r"(\d+)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-class Moment(click.ParamType):
+class Moment(click.ParamType[datetime]):
     """`2026-11-21`, `2026-11-21T13:00+01:00` (UTC where no zone is given), or `2h`, `7d` ago."""
 
     name = "moment"

@@ -1,0 +1,204 @@
+"""The ledger from end to end: what Telegram skips, hides or never pushed is found and accounted for."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+
+from gateway.demo.comparison import compare_journal
+from gateway.journal import Gap, open_reader
+from gateway.sandbox import Sandbox
+from gateway.sandbox.scene import phone, populate
+from tests.e2e.desk import Desk
+
+PATIENCE_SECONDS = 40.0
+HISTORY = 2_500  # messages of one channel from before the gateway began
+
+
+class Account(Desk):
+    """A gateway without sinks, logged in as the scene's first account, and what its ledger says."""
+
+    async def log_in(self) -> None:
+        self.scene = populate(self.sandbox.world)
+        self.old_channel = self.scene.chats[1]
+        self.history = self.sandbox.world.import_history(self.old_channel, HISTORY)
+        await self.gateway.login(phone(0))
+        await self.gateway.start()
+        self.user = self.scene.accounts[0]
+        self.channel = self.scene.chats[0]
+        self.private = next(chat for chat in self.scene.chats if chat.kind == "private")
+        self.since = self.sandbox.world.position
+
+    async def complete(self) -> None:
+        """Waits until the journal holds all that the account could see and no gap is open."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        truth = self.sandbox.truth(self.user, self.since)
+        while problems := [
+            *compare_journal(self.gateway.journal_path, truth).problems[:3],
+            *self.gaps("open")[:3],
+        ]:
+            assert time.monotonic() < deadline, problems
+            await asyncio.sleep(0.2)
+
+    async def complete_history(self, chat: str, count: int) -> None:
+        """Waits until the journal holds `count` messages of a chat and no gap is open."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while len(self.events(chat)) < count or self.gaps("open"):
+            assert time.monotonic() < deadline, (len(self.events(chat)), self.gaps("open")[:3])
+            await asyncio.sleep(0.2)
+
+    def gaps(self, state: str | None) -> list[Gap]:
+        with open_reader(self.gateway.journal_path) as reader:
+            return reader.gaps(state=state)
+
+    def events(self, chat: str) -> list[tuple[int, str, str]]:
+        """(message id, kind, source) of a chat's events, in the journal's order."""
+        with open_reader(self.gateway.journal_path) as reader:
+            records = reader.read(0, reader.last_seq(), 1_000_000)
+        return [
+            (event.message_id, event.kind.removeprefix("message."), event.source)
+            for event in (record.event for record in records)
+            if event.channel_id == chat
+        ]
+
+
+@pytest_asyncio.fixture
+async def account(tmp_path: Path) -> AsyncIterator[Account]:
+    async with Sandbox(state_dir=tmp_path / "sandbox") as sandbox:
+        sandbox.world.replays_revisions = False
+        running = Account(tmp_path, sandbox)
+        try:
+            await running.log_in()
+            yield running
+        finally:
+            await running.gateway.close()
+
+
+async def test_messages_that_a_too_long_difference_skips_are_fetched(account: Account) -> None:
+    world, channel = account.sandbox.world, account.channel
+    first, second, third = world.post_many(channel, ["um", "dois", "três"])
+    await account.complete()
+    await account.gateway.stop()
+    world.edit(channel, first, "um, corrigido")
+    world.delete(channel, second)
+    world.post_many(channel, [f"enquanto fora {number}" for number in range(250)])
+    world.edit(account.private, world.post(account.private, "privada"), "privada, corrigida")
+    account.sandbox.faults.too_long(channel, announce=False)
+    account.sandbox.faults.too_long(account.user, announce=False)
+    await account.gateway.start()
+    await account.complete()
+    sources = {gap.source for gap in account.gaps(None)}
+    assert "channel_too_long" in sources
+    assert (third.id + 1, "new", "backfill") in account.events(channel.ref)
+
+
+async def test_private_messages_that_a_too_long_difference_skips_are_fetched_by_id(account: Account) -> None:
+    world, private = account.sandbox.world, account.private
+    kept, gone = world.post_many(private, ["fica", "vai"])
+    await account.complete()
+    await account.gateway.kill()
+    world.post_many(private, [f"enquanto fora {number}" for number in range(130)])
+    world.edit(private, kept, "fica, corrigida")
+    world.delete(private, gone)
+    account.sandbox.faults.too_long(account.user, announce=False)
+    await account.gateway.start()
+    await account.complete()
+    assert {gap.source for gap in account.gaps(None)} >= {"too_long", "unseen_changes"}
+
+
+async def test_a_message_deleted_before_it_was_seen_is_proved_absent(account: Account) -> None:
+    world, channel = account.sandbox.world, account.channel
+    world.post(channel, "antes")
+    await account.complete()
+    await account.gateway.stop()
+    never_seen = world.post_many(channel, ["nunca vista", "nem esta"])
+    world.delete(channel, never_seen)
+    world.skip_ids(channel, 3)
+    last = world.post(channel, "depois")
+    await account.gateway.start()
+    await account.complete()
+    absent = {i for gap in account.gaps("absent") for i in range(gap.first, gap.last + 1)}
+    assert absent == set(range(never_seen[0].id, last.id))
+
+
+async def test_what_was_posted_between_joining_while_down_and_the_next_start_is_fetched(
+    account: Account,
+) -> None:
+    world = account.sandbox.world
+    channel = world.add_channel("Nova sala", [world.add_user("Dona")])
+    world.post_many(channel, ["antes da entrada", "também antes"])
+    await account.gateway.kill()
+    await asyncio.sleep(1.1)  # dates have whole seconds
+    world.join(channel, account.user)
+    world.post_many(channel, [f"depois da entrada {number}" for number in range(5)])
+    await account.gateway.start()
+    await account.complete()
+    words = [event for event in account.events(channel.ref) if event[1] == "new"]
+    assert len(words) == 5
+
+
+async def test_a_channel_that_throws_the_account_out_and_takes_it_back_is_complete(account: Account) -> None:
+    world, channel = account.sandbox.world, account.channel
+    world.post(channel, "antes")
+    await account.complete()
+    account.sandbox.faults.fault_pushes("swallow", times=3)
+    world.post_many(channel, ["perdida 1", "perdida 2"])
+    world.ban(channel, account.user)
+    account.sandbox.drop_connections()
+    await asyncio.sleep(3)
+    world.unban(channel, account.user)
+    world.join(channel, account.user)
+    world.post(channel, "de volta")
+    await account.complete()
+
+
+async def test_a_flood_wait_on_history_holds_up_no_live_message(account: Account) -> None:
+    world, channel = account.sandbox.world, account.old_channel
+    account.sandbox.faults.fail_calls("GetHistoryRequest", 420, "FLOOD_WAIT_4", times=1)
+    started = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        backfill = group.create_task(account.run("backfill", "--chat", channel.ref, "--limit", "900"))
+        while not account.sandbox.faults.injected["rpc_error"]:
+            await asyncio.sleep(0.05)
+        posted = time.monotonic()
+        world.post(channel, "ao vivo")
+        while not any(source == "mtproto" for _, _, source in account.events(channel.ref)):
+            assert time.monotonic() - posted < 3, "the live message waited for the history"
+            await asyncio.sleep(0.02)
+    answer = backfill.result()
+    assert answer.code == 0, answer.text
+    assert time.monotonic() - started > 4
+    assert "900 messages" in answer.text
+
+
+async def test_history_comes_in_order_and_survives_a_kill(account: Account) -> None:
+    channel = account.old_channel
+    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
+        group.create_task(account.run("backfill", "--chat", channel.ref))
+        while len(account.events(channel.ref)) < 300:
+            await asyncio.sleep(0.02)
+        await account.gateway.kill()
+    assert len(account.events(channel.ref)) < HISTORY
+    await account.gateway.start()
+    await account.complete_history(channel.ref, HISTORY)
+    ids = [message_id for message_id, _, source in account.events(channel.ref) if source == "backfill"]
+    assert ids == [message.id for message in account.history]
+    again = await account.run("backfill", "--chat", channel.ref)
+    assert "nothing to fetch" in again.text
+
+
+async def test_a_person_can_have_ids_fetched_again_and_see_what_became_of_them(account: Account) -> None:
+    world, channel = account.sandbox.world, account.channel
+    first = world.post_many(channel, ["um", "dois"])[0]
+    world.delete(channel, first)
+    await account.complete()
+    answer = await account.run("gaps", "--chat", channel.ref, "--open", f"{first.id}-{first.id + 1}")
+    assert answer.code == 0, answer.text
+    await account.complete()
+    listed = await account.run("gaps", "--all", "--chat", channel.ref)
+    assert {line.split("; ")[1].split()[0] for line in listed.lines} == {"absent", "captured"}
+    assert "every message is accounted for" in (await account.run("gaps")).text
+    wrong = await account.run("gaps", "--open", "5")
+    assert (wrong.code, "needs --chat" in wrong.text) == (2, True), wrong.text
