@@ -32,6 +32,7 @@ from gateway.telegram.session import GatewaySession
 log = structlog.get_logger()
 
 FLUSH_SECONDS: Final = 5.0
+ANSWER_SECONDS = 30.0  # a request that is not answered by then has failed; a silent line is noticed otherwise
 _ENTITY_CACHE_LIMIT: Final = 100_000
 _DIFFERENCE_REQUESTS = (
     functions.updates.GetDifferenceRequest,
@@ -248,15 +249,17 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         remaining = self._flood_until.get(method, 0.0) - time.monotonic()
         if remaining > 0:
             raise errors.FloodWaitError(request=request, capture=int(remaining) + 1)
+        patience = asyncio.timeout(ANSWER_SECONDS)
         try:
-            if isinstance(request, _DIFFERENCE_REQUESTS):
-                # Telethon would sleep and try again here, and hold up every other chat meanwhile.
-                difference = await self._sender.send(request)
-                if isinstance(difference, types.updates.DifferenceTooLong):
-                    # Asked before the state moves on: it tells how far what is skipped here reaches.
-                    difference.newest_id = 0 if self.is_bot else await newest_account_id(self)
-                return difference
-            return await super().__call__(request, ordered, flood_sleep_threshold)
+            async with patience:
+                return await self._ask(request, ordered, flood_sleep_threshold)
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            # Telethon would wait for as long as the line holds, and with it every chat of the account.
+            metrics.RPC_ERRORS.labels(self.account, "no_answer").inc()
+            log.warning("answer_missing", account=self.account, method=method, seconds=ANSWER_SECONDS)
+            raise errors.ServerError(request, "NO_ANSWER", 500) from None
         except errors.FloodWaitError as error:
             self._flood_until[method] = time.monotonic() + error.seconds
             metrics.FLOOD_WAIT_SECONDS.labels(self.account, method).inc(error.seconds)
@@ -273,6 +276,16 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
             constructor = f"{error.invalid_constructor_id:08x}"
             log.error("answer_undecodable", account=self.account, method=method, constructor=constructor)  # noqa: TRY400
             raise errors.ServerError(request, f"UNDECODABLE_{constructor}", 500) from None
+
+    async def _ask(self, request: Any, ordered: bool, flood_sleep_threshold: Any) -> Any:
+        if not isinstance(request, _DIFFERENCE_REQUESTS):
+            return await super().__call__(request, ordered, flood_sleep_threshold)
+        # Telethon would sleep and try again here, and hold up every other chat meanwhile.
+        difference = await self._sender.send(request)
+        if isinstance(difference, types.updates.DifferenceTooLong):
+            # Asked before the state moves on: it tells how far what is skipped here reaches.
+            difference.newest_id = 0 if self.is_bot else await newest_account_id(self)
+        return difference
 
     async def _on_login(self, user: Any) -> Any:
         """The first connection ever: starts from the account's present state.
