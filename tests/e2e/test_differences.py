@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest_asyncio
-from telethon import TelegramClient, events
-from telethon.crypto import rsa
-from telethon.sessions import SQLiteSession
 
 from gateway.demo.comparison import compare_journal
 from gateway.demo.process import GatewayProcess
@@ -71,51 +68,6 @@ async def test_edits_and_deletions_made_while_it_was_down_arrive(line: Line) -> 
     await line.gateway.kill()
     _change_what_was_seen(line)
     await line.gateway.start()
-    await line.assert_journal_complete()
-
-
-async def test_a_bare_client_loses_the_edits_and_deletions_of_a_difference(
-    line: Line, tmp_path: Path
-) -> None:
-    """Not ours to mend, but the reason for `_take_own` in the message box: if this fails, it may go."""
-    rsa.add_key(line.sandbox.public_key_path.read_text(), old=False)
-
-    def new_client() -> TelegramClient:
-        session = SQLiteSession(str(tmp_path / "bare"))
-        session.set_dc(2, line.sandbox.host, line.sandbox.port)
-        return TelegramClient(session, 1, "sandbox", catch_up=True)
-
-    client = new_client()
-    await client.connect()
-    await client.send_code_request(phone(0))
-    await client.sign_in(phone(0), "12345")
-    await client.get_dialogs()
-    for chat in (line.channel, line.private):
-        line.sandbox.world.post_many(chat, ["primeira", "segunda"])
-    await line.assert_journal_complete()
-    await client.disconnect()
-    _change_what_was_seen(line)
-
-    client = new_client()
-    posted: list[str] = []
-    changed: list[object] = []
-    both = asyncio.Event()
-
-    async def on_new(event: object) -> None:
-        posted.append(event.raw_text)  # type: ignore[attr-defined]
-        if posted.count("depois") == 2:
-            both.set()
-
-    async def on_change(event: object) -> None:
-        changed.append(event)
-
-    client.add_event_handler(on_new, events.NewMessage)
-    client.add_event_handler(on_change, events.MessageEdited)
-    client.add_event_handler(on_change, events.MessageDeleted)
-    await client.connect()
-    await asyncio.wait_for(both.wait(), PATIENCE_SECONDS)
-    await client.disconnect()
-    assert changed == []
     await line.assert_journal_complete()
 
 

@@ -130,24 +130,32 @@ async def test_a_difference_that_is_too_long_brings_nothing(
         await both.assert_gateway_has(chat)
 
 
-@pytest.mark.parametrize("chance", ["reconnect", "new session"])
-async def test_a_loss_at_the_tail_is_not_looked_for(both: SideBySide, channel: Chat, chance: str) -> None:
-    """Nor is what was missed while the line was down: no difference is asked for on either occasion."""
+@pytest.mark.parametrize("occasion", ["reconnect", "new session", "never pushed"])
+async def test_a_loss_at_the_tail_is_not_looked_for(both: SideBySide, channel: Chat, occasion: str) -> None:
+    """Nor is what was missed while the line was down, nor a channel too big to be pushed to everybody.
+
+    A gateway compares itself with the dialogs on both occasions, and every few minutes without one.
+    """
+    first, last = ["1", "2", "3", "4"], ["5", "6", "7", "8"]
     async with both.bare() as bare:
-        both.post(channel, "1", "2", "3", "4")
-        await bare.until_seen("4")
+        if occasion == "never pushed":
+            both.lose(channel, *first)
+            first = []
+        else:
+            both.post(channel, *first)
+            await bare.until_seen(*first)
         asked = both.asked(bare, CHANNEL_DIFFERENCE), both.asked(bare, ACCOUNT_DIFFERENCE)
-        if chance == "reconnect":
+        if occasion == "reconnect":
             both.sandbox.drop_connections()
-            both.post(channel, "5", "6", "7", "8")
+            both.post(channel, *last)
             await both.until_attached(bare)
         else:
-            both.lose(channel, "5", "6", "7", "8")
+            both.lose(channel, *last)
             both.sandbox.wire.renew_sessions()
         await both.assert_gateway_has(channel)
         both.post(both.elsewhere, "elsewhere")
         await bare.until_seen("elsewhere")
-        assert bare.seen == ["1", "2", "3", "4", "elsewhere"], "4 of 8, although the line was there again"
+        assert bare.seen == [*first, "elsewhere"], "although the line was there all the time, or again"
         assert asked == (both.asked(bare, CHANNEL_DIFFERENCE), both.asked(bare, ACCOUNT_DIFFERENCE))
 
 
