@@ -61,6 +61,8 @@ class Directory:
                 self._learn_user(user)
         for chat in chats:
             if isinstance(chat, types.Channel):
+                if chat.min and marked_channel(chat.id) in self._chats:
+                    continue  # as with people: the fuller record stays
                 kind: ChatType = "channel" if chat.broadcast else "supergroup"
                 self._chats[marked_channel(chat.id)] = ChatInfo(
                     kind, clean_text(chat.title), _username(chat), bool(chat.forum)

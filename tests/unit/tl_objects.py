@@ -101,7 +101,7 @@ def _value(hint: Any, width: str, chance: Random, depth: int) -> Any:
     if kind is bytes:
         return chance.randbytes(chance.randint(0, 5))
     if kind is datetime:
-        return datetime.fromtimestamp(chance.randint(1, 2**31 - 1), UTC)
+        return datetime.fromtimestamp(chance.choice([0, 1_700_000_000, chance.getrandbits(31)]), UTC)
     if depth <= 0:
         choices = sorted(choices, key=_weight)[:1]
     return _make(chance.choice(choices), chance, depth - 1, {})
