@@ -139,11 +139,20 @@ class World(Membership):
         return messages
 
     def edit(
-        self, chat: Chat, message: Message | int, text: str, *, entities: Sequence[Entity] = ()
+        self,
+        chat: Chat,
+        message: Message | int,
+        text: str,
+        *,
+        entities: Sequence[Entity] = (),
+        media: Media | str | None = None,
     ) -> Message:
+        """New words, and new media where there is any; the media stays otherwise."""
+        before = self._message(chat, message)
         edited = msgspec.structs.replace(
-            self._message(chat, message),
+            before,
             text=text,
+            media=self._with_id(media) if media is not None else before.media,
             entities=tuple(entities),
             edit_date=self.now(),
             edit_hidden=False,

@@ -166,6 +166,20 @@ async def test_files_of_every_kind_of_chat_arrive_and_equal_content_is_stored_on
     await archive.metric_becomes('telegram_gateway_media_queued_files{account="main"}', 0)
 
 
+async def test_an_edit_that_changes_the_file_brings_the_new_one_beside_the_old(archive: Archive) -> None:
+    await archive.start()
+    first = archive.post(noise(1000, 2))
+    kept = await archive.arrives(first)
+    edited = archive.sandbox.world.edit(
+        archive.channel, first, "corrigido", media=Media.document(noise(1000, 3), "corrigido.pdf")
+    )
+    assert (await archive.arrives(edited)).suffix == ".pdf"
+    archive.sandbox.world.edit(archive.channel, edited, "só o texto mudou")
+    await archive.takes_in("depois")
+    assert kept.read_bytes() == noise(1000, 2)
+    assert len(archive.offsets(edited)) == 1
+
+
 async def test_it_is_off_unless_a_directory_is_named(archive: Archive) -> None:
     del archive.desk.settings["TELEGRAM_MEDIA_DIR"]
     await archive.start()
