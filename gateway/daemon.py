@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack, suppress
 
 import structlog
 from aiohttp import web
-from pydantic import SecretStr
 
 from gateway import __version__, metrics
 from gateway.control import serve_control
@@ -24,7 +23,7 @@ from gateway.lease import Leases
 from gateway.media import MediaDownloads
 from gateway.quarantine import QuarantineDesk
 from gateway.settings import Settings
-from gateway.sinks.base import Sink
+from gateway.sinks.enabled import enabled_sinks
 from gateway.sinks.runner import SinkRunner
 from gateway.systemd import Heartbeat, Notifier, Watchdog
 from gateway.tasks import root_cause, run_together
@@ -285,37 +284,3 @@ class Daemon:
             before = time.monotonic()
             await asyncio.sleep(LOOP_LAG_SECONDS)
             metrics.EVENT_LOOP_LAG_SECONDS.observe(max(0.0, time.monotonic() - before - LOOP_LAG_SECONDS))
-
-
-def enabled_sinks(settings: Settings) -> list[Sink]:
-    """The sinks that the settings switch on. Nothing connects yet."""
-    sinks: list[Sink] = []
-    if settings.enable_db:
-        from gateway.sinks.timescale import TimescaleSink
-
-        sinks.append(TimescaleSink(settings.db_dsn.get_secret_value(), password=_plain(settings.db_password)))
-    if settings.enable_cache:
-        from gateway.sinks.redis import RedisSink
-
-        sinks.append(
-            RedisSink(
-                None if settings.redis_sentinels else settings.redis_url.get_secret_value(),
-                password=_plain(settings.redis_password),
-                sentinels=settings.redis_sentinels,
-                sentinel_password=_plain(settings.redis_sentinel_password),
-                master=settings.redis_master,
-            )
-        )
-    if settings.enable_queue:
-        from gateway.sinks.rabbitmq import RabbitMQSink
-
-        sinks.append(
-            RabbitMQSink(
-                settings.rabbitmq_url.get_secret_value(), password=_plain(settings.rabbitmq_password)
-            )
-        )
-    return sinks
-
-
-def _plain(secret: SecretStr | None) -> str | None:
-    return secret.get_secret_value() if secret else None

@@ -19,12 +19,12 @@ import asyncpg
 from redis import asyncio as aioredis
 from redis.exceptions import RedisError
 
-from gateway.daemon import enabled_sinks
 from gateway.database.leases import GRACE, lease_table
 from gateway.errors import GatewayError
 from gateway.journal import read_stats
 from gateway.lease_record import holder_of, key_lease
 from gateway.settings import Settings
+from gateway.sinks.enabled import enabled_sinks
 from gateway.sinks.base import Sink
 from gateway.telegram.server import ServerAddress
 from gateway.telegram.session import SessionDirectory

@@ -20,6 +20,7 @@ from gateway.metrics import REGISTRY
 from gateway.replay import Span, Tally, records_of, replay
 from gateway.settings import CHAT, Settings, load_settings
 from gateway.sinks.base import Sink
+from gateway.sinks.enabled import enabled_sinks
 
 SINKS = ("rabbitmq", "redis", "timescaledb")
 SHOWN_REFUSALS = 20
@@ -91,8 +92,6 @@ def _summarise(tally: Tally, name: str, seconds: float, dry_run: bool) -> None:
 
 
 def _sink(settings: Settings, name: str) -> Sink:
-    from gateway.daemon import enabled_sinks
-
     for sink in enabled_sinks(settings):
         if sink.name == name:
             return sink

@@ -56,6 +56,7 @@ PRESENT = {
     "sink_lag_events": tuple({"sink": sink} for sink in SINKS),
     "sink_oldest_undelivered_timestamp_seconds": tuple({"sink": sink} for sink in SINKS),
     "sink_quarantined_total": tuple({"sink": sink} for sink in SINKS),
+    "quarantined": tuple({"sink": sink} for sink in SINKS),
     "journal_full": ({},),
     "session_dead": ({"account": "main"},),
     "session_backup_timestamp_seconds": ({"account": "main"},),
