@@ -24,8 +24,8 @@ from gateway.errors import GatewayError
 from gateway.journal import read_stats
 from gateway.lease_record import holder_of, key_lease
 from gateway.settings import Settings
-from gateway.sinks.enabled import enabled_sinks
 from gateway.sinks.base import Sink
+from gateway.sinks.enabled import enabled_sinks
 from gateway.telegram.server import ServerAddress
 from gateway.telegram.session import SessionDirectory
 from gateway.urls import url_per_host
