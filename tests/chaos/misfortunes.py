@@ -25,6 +25,7 @@ PUSH_SHARE = 0.5  # of the pushes that a push fault strikes until its count is u
 _SINKS = {"postgres": "timescaledb", "pgbouncer": "timescaledb", "redis": "redis", "rabbitmq": "rabbitmq"}
 _HAS_ALL = """
 SELECT EXISTS (SELECT 1 FROM ledger WHERE account = ?1 AND chat = ?2 AND top >= ?3)
+    AND EXISTS (SELECT 1 FROM channel_state WHERE account = ?1 AND channel_id = ?4 AND pts >= ?5)
     AND NOT EXISTS (SELECT 1 FROM gaps WHERE account = ?1 AND chat = ?2 AND state = 'open')
 """
 
@@ -222,9 +223,9 @@ class Misfortunes:
             chat = self._chance.choice(inside)
             await arena.stop_side(chat)
             last = arena.sandbox.world.post(chat, "até logo").id
-            account = NAMES[int(action.target)]
+            account, pts = NAMES[int(action.target)], chat.log.pts
             deadline = time.monotonic() + FAREWELL_SECONDS
-            while not await asyncio.to_thread(self._has_all, account, chat, last):
+            while not await asyncio.to_thread(self._has_all, account, chat, last, pts):
                 if time.monotonic() > deadline:
                     self.late_leaves += 1
                     break
@@ -233,12 +234,12 @@ class Misfortunes:
                 arena.sandbox.world.leave(chat, user)
             await arena.start_side(chat)
 
-    def _has_all(self, account: str, chat: Chat, last: int) -> bool:
+    def _has_all(self, account: str, chat: Chat, last: int, pts: int) -> bool:
         path = self._arena.gateway.journal_path
         try:
             journal = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
             try:
-                return bool(journal.execute(_HAS_ALL, (account, chat.marked_id, last)).get)
+                return bool(journal.execute(_HAS_ALL, (account, chat.marked_id, last, chat.id, pts)).get)
             finally:
                 journal.close()
         except apsw.Error:
