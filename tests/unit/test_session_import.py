@@ -213,7 +213,10 @@ async def test_whatever_is_no_session_is_refused_in_its_own_words(
         written("empty.session", b""): "is empty",
         written("cut.session", whole[:9000]): "not a readable session|damaged",
         written("torn.session", whole[:4096] + bytes(len(whole) - 4096)): "not a readable session|damaged",
-        written("worn.session", whole[:-4096] + bytes(4096)): "is damaged",  # not where the key is
+        written(
+            "worn.session", whole[:-4096] + bytes(4096)
+        ): "not a readable session",  # not where the key is
+        written("wrong.session", whole[:36] + bytes([0, 0, 0, 7]) + whole[40:]): "is damaged",
         broken(tmp_path / "nobody.session", "DELETE FROM sessions"): "holds no login",
         broken(tmp_path / "blank.session", "UPDATE sessions SET auth_key = zeroblob(256)"): "holds no login",
         broken(tmp_path / "short.session", "UPDATE sessions SET auth_key = ?", KEY[:255]): "255 bytes",
