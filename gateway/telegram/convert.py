@@ -7,7 +7,7 @@ What each update becomes: new messages, posts and service messages → `message.
 
 import base64
 import struct
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -29,7 +29,6 @@ _SHORT = (types.UpdateShortMessage, types.UpdateShortChatMessage)
 # What makes events; all other updates are counted and left.
 CAPTURED = (*_NEW, *_SHORT, *_EDITED, types.UpdateDeleteChannelMessages, types.UpdateDeleteMessages)
 _WITH_TEXT = ("webpage", "rich_message")  # all other media has a caption
-_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class Converter:
@@ -141,7 +140,7 @@ class Converter:
             "reply_to": describe_reply(message.reply_to),
             "thread_id": thread_of(message, info),
             "sender": self._sender(message, chat),
-            "telegram_date": message.date or _EPOCH,
+            "telegram_date": message.date,
             "received_at": received_at,
             "source": source,
         }
@@ -178,7 +177,7 @@ class Converter:
             channel_id=str(chat),
             chat_type=info.type,
             message_id=message.id,
-            telegram_date=message.date or _EPOCH,
+            telegram_date=message.date,
             received_at=received_at,
             source=source,
             message_type=_message_type(info.type),
