@@ -95,8 +95,10 @@ async def _what_is_new(
         if known is not None and known.no_access:
             reopened.append(chat)
         if known is None or not known.compared:
-            if account is not None and dialog.joined is not None and dialog.joined > account.since:
-                first = await _first_id_since(client, chat, dialog.joined)
+            joined = dialog.joined
+            # Telegram tells whole seconds: what happened in the same one may have been later.
+            if account is not None and joined is not None and joined >= account.since.replace(microsecond=0):
+                first = await _first_id_since(client, chat, joined)
                 if first is None:
                     continue  # the next comparison tries again
                 missing.append(Missing(chat, dialog.top_message, "joined", first))

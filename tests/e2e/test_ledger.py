@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import apsw
 import pytest_asyncio
 
 from gateway.demo.comparison import compare_journal
@@ -137,6 +138,20 @@ async def test_what_was_posted_between_joining_while_down_and_the_next_start_is_
     await account.complete()
     words = [event for event in account.events(channel.ref) if event[1] == "new"]
     assert len(words) == 5
+
+
+async def test_a_join_in_the_very_second_in_which_the_gateway_began_counts_as_later(account: Account) -> None:
+    world = account.sandbox.world
+    channel = world.add_channel("Nova sala", [world.add_user("Dona")])
+    await account.gateway.kill()
+    joined = world.now()
+    world.join(channel, account.user)
+    world.post_many(channel, [f"depois da entrada {number}" for number in range(5)])
+    journal = apsw.Connection(str(account.gateway.journal_path))
+    journal.execute("UPDATE ledger SET since = ?", (joined * 1_000_000 + 999_999,))
+    journal.close()
+    await account.gateway.start()
+    await account.complete()
 
 
 async def test_a_channel_that_throws_the_account_out_and_takes_it_back_is_complete(account: Account) -> None:
