@@ -15,7 +15,7 @@ from typing import ClassVar
 from gateway.errors import GatewayError
 from gateway.localstack.site import Site
 
-READY_LIMIT = 60.0  # seconds
+READY_LIMIT = 120.0  # seconds; three RabbitMQ nodes at once on a busy machine take most of a minute
 STOP_LIMIT = 30.0  # seconds
 PROBE_LIMIT = 5.0  # seconds
 PROBE_INTERVAL = 0.05  # seconds
@@ -162,7 +162,7 @@ class Server(ABC):
         await self.wait_ready()
 
     async def wait_ready(self) -> None:
-        """Returns when the server answers. Raises ServerFailed when it ended or takes more than a minute."""
+        """Returns when the server answers. Raises ServerFailed when it ended or takes longer than READY_LIMIT."""
         await self.wait_until(self.probe)
 
     async def wait_until(self, probe: Callable[[], Awaitable[None]]) -> None:

@@ -7,6 +7,7 @@ The seconds that each recovery took are printed (`-s` shows them).
 import asyncio
 import json
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -221,7 +222,7 @@ async def test_without_a_majority_of_nodes_publishing_waits_and_says_so(rig: Clu
         assert any(problem.startswith("sink rabbitmq is down") for problem in status["problems"])
         print(f"\none of three nodes left: {sink['lag_events']} events wait ({sink['reason']})")
         assert {other["name"] for other in status["sinks"] if other["up"]} == {"timescaledb", "redis"}
-        assert max(s["lag_events"] for s in status["sinks"] if s["name"] != "rabbitmq") < RATE
+        assert max(s["lag_events"] for s in status["sinks"] if s["up"]) < sink["lag_events"] / 2
     finally:
         async with asyncio.TaskGroup() as group:
             for node in down:
@@ -240,26 +241,29 @@ async def test_a_killed_redis_master_is_replaced_inside_ten_seconds_and_nothing_
     position = rig.sandbox.world.position
     await rig.stack.redis.kill()
     killed = time.monotonic()
-    lags: list[int] = []
+    lags: dict[str, list[int]] = defaultdict(list)
 
     def replaced(sink: dict[str, Any]) -> bool:
         return sink["up"] and sink["oldest_undelivered"] is None and time.monotonic() - killed > 1
 
-    async def watch_the_others() -> None:
+    async def watch() -> None:
         while True:
             status = await rig.gateway.status()
             assert status is not None
-            lags.extend(sink["lag_events"] for sink in status["sinks"] if sink["name"] != "redis")
+            assert [sink["name"] for sink in status["sinks"] if not sink["up"]] in ([], ["redis"])
+            for sink in status["sinks"]:
+                lags[sink["name"]].append(sink["lag_events"])
             await asyncio.sleep(0.2)
 
     async with asyncio.TaskGroup() as group:
-        others = group.create_task(watch_the_others())
+        watching = group.create_task(watch())
         await rig.until("redis", replaced)
         seconds = time.monotonic() - killed
-        others.cancel()
+        watching.cancel()
     print(f"\nRedis master killed: the new one had everything after {seconds:.1f} s")
     assert seconds < 10
-    assert max(lags) < RATE
+    waited = max(lags.pop("redis"))
+    assert max(max(each) for each in lags.values()) < waited / 2
     await asyncio.sleep(1)
     await rig.sandbox.traffic.stop()
     await rig.assert_nothing_is_missing()

@@ -318,7 +318,9 @@ async def test_a_slow_consumer_and_a_blocked_broker_hold_up_nobody_else(rig: Rig
             await rig.sandbox.traffic.start(RATE)
             await status_until(rig.gateway, lambda status: status["journal"]["last_seq"] > 4 * RATE)
             assert len(taken) == 1
-            assert max((await lags()).values()) < RATE
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while max((await lags()).values()) > RATE / 10:
+                    await asyncio.sleep(POLL_SECONDS)
 
             await rabbitmq.control("set_vm_memory_high_watermark", "absolute", "1000")
             try:
@@ -333,8 +335,9 @@ async def test_a_slow_consumer_and_a_blocked_broker_hold_up_nobody_else(rig: Rig
                 assert '"degraded"' in await fetch(rig.gateway, "/health")
                 await asyncio.sleep(4)
                 waiting = await lags()
-                assert waiting.pop("rabbitmq") > 3 * RATE
-                assert max(waiting.values()) < RATE
+                held_up = waiting.pop("rabbitmq")
+                assert held_up > 3 * RATE
+                assert max(waiting.values()) < held_up / 2
             finally:
                 await rabbitmq.control("set_vm_memory_high_watermark", "absolute", "768MB")
             await rig.gateway.wait_delivered(sinks=3)
