@@ -154,6 +154,7 @@ class Ledger:
             chat = self._chats.get((account, key))
             if kind == DELETED:
                 if chat is not None:
+                    self._fill(chat, filled.pop(chat, ()))
                     if message_id > chat.top and key != ACCOUNT_IDS:
                         self._advance(chat, message_id + 1, "hole")
                     self._close(chat, message_id, message_id, "absent", "deleted")
@@ -168,8 +169,11 @@ class Ledger:
             elif chat.gaps:
                 filled.setdefault(chat, []).append(message_id)
         for chat, ids in filled.items():
-            for first, last in _runs(ids):
-                self._close(chat, first, last, "captured", None)
+            self._fill(chat, ids)
+
+    def _fill(self, chat: _Chat, ids: Sequence[int]) -> None:
+        for first, last in _runs(ids):
+            self._close(chat, first, last, "captured", None)
 
     def _advance(self, chat: _Chat, message_id: int, source: str) -> None:
         """Opens what lies between the newest known id and `message_id`."""
@@ -189,16 +193,19 @@ class Ledger:
             newest = missing.last if missing.first is None else missing.first - 1
             chat = self._track(account, missing.chat, newest)
         first = chat.top + 1 if missing.first is None else max(missing.first, 1)
-        base, top = chat.base, chat.top
+        last, base, top = missing.last, chat.base, chat.top
+        if first > last:
+            return
         if missing.known_too:
-            spans = [(first, missing.last)]
+            self._open_unopened(chat, first, min(last, top), missing.source)
         else:
-            spans = [(first, min(missing.last, base)), (max(first, top + 1), missing.last)]
-        for span in spans:
-            self._open_unopened(chat, *span, missing.source)
-        if first <= missing.last:
-            chat.base, chat.top = min(base, first - 1), max(top, missing.last)
-            self._dirty.add(chat)
+            self._open_unopened(chat, first, min(last, base), missing.source)
+        self._open_unopened(chat, top + 1, last, missing.source)
+        chat.top = max(top, last)
+        if last >= base:
+            # What is fetched further back stays apart: between it and `base` nothing is known.
+            chat.base = min(base, first - 1)
+        self._dirty.add(chat)
 
     def _open_unopened(self, chat: _Chat, first: int, last: int, source: str) -> None:
         for gap in [gap for gap in chat.gaps if not gap.reread and gap.first <= last and gap.last >= first]:

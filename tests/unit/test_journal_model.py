@@ -1,8 +1,10 @@
-"""The journal against a model of a few lines, through appends, crashes, restarts, reads and pruning."""
+"""Journal, cursors and ledger against models of a few lines, through crashes, restarts and pruning."""
 
 import asyncio
 import shutil
 import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from gateway.event import Event, Kind, delete_id, edit_id, new_id
-from gateway.journal import AccountState, Batch, Journal, Record
+from gateway.journal import AccountState, Batch, Gap, Journal, LedgerChanges, Missing, Record, Settled
 
 SINKS = ("database", "cache")
 _KINDS: list[Kind] = ["message.new", "message.edited", "message.deleted"]
@@ -22,7 +24,7 @@ _START = datetime(2026, 1, 1, tzinfo=UTC)
 @st.composite
 def events(draw: st.DrawFn) -> Event:
     scope, chat = draw(st.sampled_from([(0, "-1001"), (0, "-1002"), (7, "55"), (8, "55")]))
-    message = draw(st.integers(1, 4))
+    message = draw(st.integers(1, 6))
     if scope:
         chat = str(int(chat) + message)  # an account's ids are its own: one number is in one chat
     kind = draw(st.sampled_from(_KINDS))
@@ -47,6 +49,97 @@ def events(draw: st.DrawFn) -> Event:
     )
 
 
+_IDS = st.integers(1, 9)
+_CHATS = st.sampled_from([0, -1001, -1002])
+
+
+@st.composite
+def ledger_changes(draw: st.DrawFn) -> LedgerChanges:
+    missing = st.builds(
+        Missing, _CHATS, _IDS, st.just("test"), first=st.none() | _IDS, known_too=st.booleans()
+    )
+    settled = st.builds(Settled, _CHATS, _IDS, _IDS, st.just("empty"))
+    return LedgerChanges(
+        tracked=draw(st.dictionaries(_CHATS, _IDS, max_size=1)),
+        missing=draw(st.lists(missing, max_size=2)),
+        settled=draw(st.lists(settled, max_size=2)),
+        fetched=draw(st.none() | _CHATS),
+    )
+
+
+@dataclass
+class ChatModel:
+    """A chat of the ledger, id by id."""
+
+    base: int
+    top: int
+    open: set[int] = field(default_factory=set)
+    absent: set[int] = field(default_factory=set)
+
+    def saw(self, message: int, *, numbered: bool) -> None:
+        if numbered:
+            self.open |= set(range(self.top + 1, message + 1))
+        self.top = max(self.top, message)
+
+
+class LedgerModel:
+    """What every account must know of its chats."""
+
+    def __init__(self) -> None:
+        self.chats: dict[tuple[str, int], ChatModel] = {}
+
+    def wanted(self, batch: Batch) -> list[Event]:
+        """The batch's events, without fetched messages that are not missing."""
+        chat = self.chats.get((batch.account, -1 if (key := batch.ledger.fetched) is None else key))
+        if batch.ledger.fetched is None:
+            return list(batch.events)
+        missing = set() if chat is None else chat.open
+        return [e for e in batch.events if e.kind != "message.new" or e.message_id in missing]
+
+    def apply(self, batch: Batch, events: Iterable[Event]) -> None:
+        for missing in batch.ledger.missing:
+            self._miss(batch.account, missing)
+        for key, newest in batch.ledger.tracked.items():
+            self.chats.setdefault((batch.account, key), ChatModel(newest, newest))
+        for event in events:
+            key = 0 if event.account_scope else int(event.channel_id)
+            key = key if batch.ledger.fetched is None else batch.ledger.fetched
+            self._observe(batch.account, key, event)
+        for settled in batch.ledger.settled:
+            chat = self.chats.get((batch.account, settled.chat))
+            if chat is not None:
+                gone = chat.open & set(range(settled.first, settled.last + 1))
+                chat.open -= gone
+                chat.absent |= gone
+
+    def _miss(self, account: str, missing: Missing) -> None:
+        newest = missing.last if missing.first is None else missing.first - 1
+        chat = self.chats.setdefault((account, missing.chat), ChatModel(newest, newest))
+        first = chat.top + 1 if missing.first is None else missing.first
+        ids = set(range(first, missing.last + 1))
+        known = set() if missing.known_too else set(range(chat.base + 1, chat.top + 1))
+        chat.open |= ids - known
+        if ids:
+            chat.open |= set(range(chat.top + 1, missing.last + 1))
+            chat.top = max(chat.top, missing.last)
+            if missing.last >= chat.base:
+                chat.base = min(chat.base, first - 1)
+
+    def _observe(self, account: str, key: int, event: Event) -> None:
+        chat, message = self.chats.get((account, key)), event.message_id
+        if event.kind == "message.new":
+            if chat is None:
+                base = message if key == 0 else message - 1
+                chat = self.chats[account, key] = ChatModel(base, message)
+            chat.saw(message, numbered=key != 0)
+            chat.open.discard(message)
+        elif event.kind == "message.deleted" and chat is not None:
+            if key != 0:
+                chat.saw(message, numbered=True)
+            chat.absent |= chat.open & {message}
+            chat.open.discard(message)
+
+
 class Model:
     """What the journal must hold."""
 
@@ -56,10 +149,13 @@ class Model:
         self.chats: dict[tuple[int, int], str] = {}
         self.states: dict[str, tuple[int, dict[int, int], dict[int, int]]] = {}
         self.cursors = dict.fromkeys(SINKS, 0)
+        self.ledger = LedgerModel()
 
     def append(self, batch: Batch) -> int:
         new = 0
-        for event in batch.events:
+        events = self.ledger.wanted(batch)
+        self.ledger.apply(batch, events)
+        for event in events:
             if event.account_scope and event.kind != "message.deleted":
                 self.chats[event.account_scope, event.message_id] = event.channel_id
             if not self._known(event):
@@ -117,13 +213,19 @@ class JournalMachine(RuleBasedStateMachine):
         account=st.sampled_from(["main", "second"]),
         state=st.none()
         | st.tuples(st.integers(1, 99), st.dictionaries(st.integers(1, 3), st.integers(0, 9))),
+        ledger=ledger_changes(),
         repeat=st.booleans(),
     )
     def append(
-        self, many: list[Event], account: str, state: tuple[int, dict[int, int]] | None, repeat: bool
+        self,
+        many: list[Event],
+        account: str,
+        state: tuple[int, dict[int, int]] | None,
+        ledger: LedgerChanges,
+        repeat: bool,
     ) -> None:
         moved = None if state is None else AccountState(state[0], 0, _START, 0, state[1])
-        batch = Batch(account, many, moved, {} if state is None else {9: state[0]})
+        batch = Batch(account, many, moved, {} if state is None else {9: state[0]}, ledger)
         for _ in range(1 + repeat):
             assert self.runner.run(self.journal.append(batch)) == self.model.append(batch)
 
@@ -192,8 +294,22 @@ class JournalMachine(RuleBasedStateMachine):
             state, known_hashes = self.runner.run(journal.load_state(account))
             assert state is not None
             assert (state.pts, state.channels, known_hashes) == (pts, channels, hashes)
-        for (scope, message), chat in model.chats.items():
-            assert self.runner.run(journal.chat_of(scope, [message])) == {message: (chat, "private")}
+        for account in ("main", "second"):
+            expected = {key: chat for (name, key), chat in model.ledger.chats.items() if name == account}
+            found = self.runner.run(journal.ledger(account))
+            assert {key: (chat.base, chat.top) for key, chat in found.items()} == {
+                key: (chat.base, chat.top) for key, chat in expected.items()
+            }
+            still_open = self.runner.run(journal.gaps(account))
+            absent = self.runner.run(journal.gaps(account, None, "absent"))
+            for key, chat in expected.items():
+                its_gaps = [gap for gap in still_open if gap.chat == key]
+                assert sum(gap.last - gap.first + 1 for gap in its_gaps) == len(chat.open)
+                assert _ids_of(its_gaps) == chat.open
+                assert _ids_of(gap for gap in absent if gap.chat == key) == chat.absent
+                assert found[key].mark == min(chat.open, default=chat.top + 1) - 1
+        for (scope, message), chat_id in model.chats.items():
+            assert self.runner.run(journal.chat_of(scope, [message])) == {message: (chat_id, "private")}
 
     def teardown(self) -> None:
         if hasattr(self, "journal"):
@@ -202,11 +318,15 @@ class JournalMachine(RuleBasedStateMachine):
             shutil.rmtree(self.directory)
 
 
+def _ids_of(gaps: Iterable[Gap]) -> set[int]:
+    return {message for gap in gaps for message in range(gap.first, gap.last + 1)}
+
+
 def _plain(records: list[Record]) -> list[tuple[int, Event]]:
     return [(record.seq, record.event) for record in records]
 
 
 TestJournalAgainstModel = JournalMachine.TestCase
 TestJournalAgainstModel.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
