@@ -162,7 +162,7 @@ class Server(ABC):
         await self.wait_ready()
 
     async def wait_ready(self) -> None:
-        """Returns when the server answers. Raises ServerFailed when it ended or takes longer than READY_LIMIT."""
+        """Returns when the server answers. Raises ServerFailed when it ended or READY_LIMIT is over."""
         await self.wait_until(self.probe)
 
     async def wait_until(self, probe: Callable[[], Awaitable[None]]) -> None:

@@ -386,7 +386,12 @@ async def test_the_definitions_differ_from_the_shipped_in_the_password_hash_only
 async def test_vhost_exchange_and_policies_are_there(stack: LocalStack) -> None:
     exchange = await management(stack, "exchanges/telegram/telegram.messages")
     assert (exchange["type"], exchange["durable"]) == ("topic", True)
-    dead = await management(stack, "queues/telegram/telegram.messages.dlq")
+    async with asyncio.timeout(20):
+        # The management plugin tells a queue's policy with its first figures, which come every five seconds.
+        while "effective_policy_definition" not in (
+            dead := await management(stack, "queues/telegram/telegram.messages.dlq")
+        ):
+            await asyncio.sleep(0.2)
     assert (dead["type"], dead["durable"]) == ("quorum", True)
     assert dead["effective_policy_definition"] == {
         "message-ttl": 24 * 3600 * 1000,
