@@ -153,7 +153,10 @@ class Daemon:
                     quarantined=quarantined.get(health.name, 0),
                 )
             )
-        accounts = [account.health for account in self._accounts]
+        accounts = []
+        for account in self._accounts:
+            account.health.open_gaps = self._journal.open_gaps.get(account.name, 0)
+            accounts.append(account.health)
         return Status(
             version=__version__,
             ready=self._ready,

@@ -71,10 +71,13 @@ JOURNAL_COMMIT_SECONDS = _histogram(
 JOURNAL_PRUNED = _counter("journal_pruned_total", "Events removed from the journal after their retention.")
 
 # Ledger
-OPEN_GAPS = _gauge("open_gaps", "Ranges of messages that are known to be missing and still to fetch.", "account")
+OPEN_GAPS = _gauge("open_gaps", "Ranges of messages that are still to fetch.", "account")
 GAPS_OPENED = _counter("gaps_opened_total", "Gaps opened, by what showed them.", "account", "source")
 BACKFILLED = _counter(
-    "backfilled_total", "Missing message ids accounted for: captured, or absent at Telegram.", "account", "result"
+    "backfilled_total",
+    "Missing message ids accounted for: captured, or absent.",
+    "account",
+    "result",
 )
 
 # Sinks

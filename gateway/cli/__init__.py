@@ -12,7 +12,7 @@ from gateway.errors import EXIT_CRASHED, GatewayError
 _COMMANDS = {
     "run": ("run", "Run the daemon: every account, all enabled sinks."),
     "login": ("login", "Log an account in and write its session file."),
-    "session": ("session", "List and check session files."),
+    "session": ("session", "List, check, import, export, back up and restore session files."),
     "status": ("status", "Show accounts, journal and sinks of the running daemon."),
     "gaps": ("gaps", "Show what is missing and why; have messages fetched again."),
     "backfill": ("backfill", "Fetch a chat's history."),

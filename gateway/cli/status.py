@@ -89,7 +89,8 @@ def _show(status: dict[str, Any]) -> None:
         reason = f" ({account['reason']})" if account["reason"] else ""
         click.echo(
             f"account {account['account']}: {account['state']}{reason}, "
-            f"{account['channels']} channels, {account['reconnects']} reconnects"
+            f"{account['channels']} channels, {account['reconnects']} reconnects, "
+            f"{account['open_gaps']} open gaps"
         )
     journal = status["journal"]
     if journal is not None:

@@ -60,6 +60,7 @@ class Journal:
         self._last_seq = 0
         self._first_seq = 1
         self.gaps_version = 0  # moves whenever a gap is opened or closed
+        self.open_gaps: Mapping[str, int] = {}  # how many of each account
         self._gaps_moved = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -74,6 +75,7 @@ class Journal:
             raise
         self._cursors = dict(store.cursors)
         self._first_seq, self._last_seq = store.first_seq, store.last_seq
+        self.open_gaps = store.ledger.open_gaps()
         self._tail = Tail(self._last_seq)
         self._writer = Writer(store, self, max_bytes=self._max_bytes, sinks=self._sinks)
         self._writer.start()
@@ -308,7 +310,8 @@ class Journal:
 
     def _on_committed(self, commit: Commit) -> None:
         self._first_seq = commit.first_seq
-        if commit.gaps_changed:
+        if commit.open_gaps is not None:
+            self.open_gaps = commit.open_gaps
             self.gaps_version += 1
             self._wake_gaps()
         if commit.records:

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -71,7 +71,7 @@ class Commit:
 
     records: list[Record] = field(default_factory=list)
     settled: list[tuple[Any, Any]] = field(default_factory=list)
-    gaps_changed: bool = False
+    open_gaps: Mapping[str, int] | None = None  # of each account; None while they are as before
     first_seq: int = 0
     last_seq: int = 0
 
@@ -186,9 +186,10 @@ class Writer:
     def _publish(self, commit: Commit) -> None:
         commit.first_seq, commit.last_seq = self._store.first_seq, self._store.last_seq
         ledger = self._store.ledger
-        commit.gaps_changed, ledger.changed = ledger.changed, False
-        if commit.gaps_changed:
-            for account, gaps in ledger.open_gaps().items():
+        if ledger.changed:
+            ledger.changed = False
+            commit.open_gaps = ledger.open_gaps()
+            for account, gaps in commit.open_gaps.items():
                 metrics.OPEN_GAPS.labels(account).set(gaps)
         self._listener.committed(commit)
 

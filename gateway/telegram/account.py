@@ -55,6 +55,7 @@ class AccountHealth:
     user_id: int | None = None
     channels: int = 0
     reconnects: int = 0
+    open_gaps: int = 0
     lease_epoch: int | None = None
 
 

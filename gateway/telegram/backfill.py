@@ -21,7 +21,7 @@ from gateway.journal import Batch, Gap, Journal, LedgerChanges, Settled
 from gateway.journal.ledger import ACCOUNT_IDS, ASKED_FOR, BY_HAND, NO_ACCESS
 from gateway.telegram.chat_history import PAGE, page_from
 from gateway.telegram.chats import channel_of, is_channel, marked
-from gateway.telegram.client import GatewayClient
+from gateway.telegram.client import GatewayClient, UndecodableAnswer
 from gateway.telegram.reasons import reason
 
 log = structlog.get_logger()
@@ -51,6 +51,7 @@ class Backfill:
         self._room = room
         self._not_before: dict[int, float] = {}
         self._failures: dict[int, int] = {}
+        self._narrowed: dict[int, int] = {}  # page sizes where an answer could not be decoded
 
     async def run(self) -> None:
         """Fetches until cancelled. Raises OSError when the line is lost, JournalError when the disk fails."""
@@ -68,8 +69,10 @@ class Backfill:
                 self._not_before[gap.chat] = time.monotonic() + error.seconds + random.uniform(0.1, 1.0)
             except _UNREADABLE as error:
                 await self._give_up_or_wait(gap, error)
-            except errors.UnauthorizedError:
+            except (errors.UnauthorizedError, errors.AuthKeyError):
                 raise
+            except UndecodableAnswer:
+                await self._narrow(gap)
             except errors.RPCError as error:
                 self._pause(gap.chat, reason(error))
             else:
@@ -97,13 +100,16 @@ class Backfill:
             await self._commit(gap, [], gap.last, "not_captured")
         elif (peer := self._client.input_peer(gap.chat)) is None:
             await self._without_access_hash(gap)
+        elif gap.chat in self._narrowed:
+            await self._fetch_by_id(gap, peer if is_channel(gap.chat) else None)
         elif is_channel(gap.chat) and (gap.reread or self._client.is_bot or _size(gap) <= BY_ID_LIMIT):
             await self._fetch_by_id(gap, peer)
         else:
             await self._fetch_history(gap, peer)
 
     async def _fetch_by_id(self, gap: Gap, channel: Any) -> None:
-        last = min(gap.last, gap.first + PAGE - 1)
+        size = self._narrowed.get(gap.chat, PAGE)
+        last = min(gap.last, gap.first + size - 1)
         ids = [types.InputMessageID(message_id) for message_id in range(gap.first, last + 1)]
         if channel is None:
             answer = await self._client(functions.messages.GetMessagesRequest(ids))
@@ -114,7 +120,11 @@ class Backfill:
             events = await self._changes(answer.messages, gap.chat)
         else:
             events = await self._convert(answer.messages)
+        if gap.chat != ACCOUNT_IDS and channel is None:
+            # By id, Telegram answers with other chats' messages too.
+            events = [event for event in events if event.channel_id == str(gap.chat)]
         await self._commit(gap, events, last, "looked_at" if gap.reread else "empty")
+        self._widen(gap.chat)
 
     async def _fetch_history(self, gap: Gap, peer: Any) -> None:
         """The oldest page of the gap: consumers get a chat's history in its order."""
@@ -172,6 +182,21 @@ class Backfill:
         for event in events:
             metrics.EVENTS_RECEIVED.labels(event.account, event.kind, event.source).inc()
         await self._journal.append(Batch(self._client.account, events, ledger=ledger))
+
+    async def _narrow(self, gap: Gap) -> None:
+        """Closes in on a message that cannot be decoded: by id, half as many at a time, down to the one."""
+        size = self._narrowed.get(gap.chat, 2 * PAGE) // 2
+        if size > 1 and _size(gap) > 1:
+            self._narrowed[gap.chat] = size
+            return
+        log.error("message_undecodable", account=self._client.account, chat=gap.chat, message_id=gap.first)
+        await self._commit(gap, [], gap.first, "undecodable")
+        self._widen(gap.chat)
+
+    def _widen(self, chat: int) -> None:
+        size = self._narrowed.pop(chat, PAGE) * 2
+        if size < PAGE:
+            self._narrowed[chat] = size
 
     async def _without_access_hash(self, gap: Gap) -> None:
         if is_channel(gap.chat):

@@ -8,6 +8,7 @@ is touched here is listed in docs/decisions/0002-telethon-hook.md and checked wh
 import asyncio
 import inspect
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -34,6 +35,9 @@ log = structlog.get_logger()
 FLUSH_SECONDS: Final = 5.0
 ANSWER_SECONDS = 30.0  # a request that is not answered by then has failed; a silent line is noticed otherwise
 _ENTITY_CACHE_LIMIT: Final = 100_000
+UNDECODABLE_LIMIT: Final = (
+    3  # answers in a row, after which a difference is skipped and fetched piece by piece
+)
 _DIFFERENCE_REQUESTS = (
     functions.updates.GetDifferenceRequest,
     functions.updates.GetChannelDifferenceRequest,
@@ -44,6 +48,13 @@ _EXPECTED = {
     "_on_login": "(self, user)",
     "_handle_auto_reconnect": "(self: 'TelegramClient')",
 }
+
+
+class UndecodableAnswer(errors.ServerError):  # type: ignore[misc]  # untyped base
+    """Telegram's answer holds an object that this Telethon does not know; asking again brings the same."""
+
+    def __init__(self, request: Any, constructor: str) -> None:
+        super().__init__(request, f"UNDECODABLE_{constructor}", 500)
 
 
 def check_telethon() -> None:
@@ -104,6 +115,7 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         self._hashes = dict(access_hashes)
         self._new_hashes: dict[int, int] = {}
         self._people: dict[int, int] = {}
+        self._undecodable: Counter[int | None] = Counter()  # by channel, None: the account's own sequence
         self._flood_until: dict[str, float] = {}
 
         self._message_box = GatewayMessageBox(self._log["messagebox"], account)
@@ -275,13 +287,33 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
             metrics.RPC_ERRORS.labels(self.account, "undecodable").inc()
             constructor = f"{error.invalid_constructor_id:08x}"
             log.error("answer_undecodable", account=self.account, method=method, constructor=constructor)  # noqa: TRY400
-            raise errors.ServerError(request, f"UNDECODABLE_{constructor}", 500) from None
+            raise UndecodableAnswer(request, constructor) from None
 
     async def _ask(self, request: Any, ordered: bool, flood_sleep_threshold: Any) -> Any:
         if not isinstance(request, _DIFFERENCE_REQUESTS):
             return await super().__call__(request, ordered, flood_sleep_threshold)
         # Telethon would sleep and try again here, and hold up every other chat meanwhile.
-        difference = await self._sender.send(request)
+        return await self._difference(request)
+
+    async def _difference(self, request: Any) -> Any:
+        """The difference; one that cannot be decoded time and again is skipped, and left to the ledger."""
+        channel = getattr(request, "channel", None)
+        sequence = channel and channel.channel_id
+        try:
+            difference = await self._sender.send(request)
+        except errors.TypeNotFoundError:
+            self._undecodable[sequence] += 1
+            if self._undecodable[sequence] < UNDECODABLE_LIMIT:
+                raise
+            log.error("difference_skipped", account=self.account, channel=sequence)  # noqa: TRY400
+            if channel is None:
+                state = await self(functions.updates.GetStateRequest())
+                difference = types.updates.DifferenceTooLong(state.pts)
+            else:
+                full = (await self(functions.channels.GetFullChannelRequest(channel))).full_chat
+                difference = types.updates.ChannelDifferenceEmpty(full.pts, final=True)
+                self.message_box.note_skipped(channel.channel_id)
+        del self._undecodable[sequence]
         if isinstance(difference, types.updates.DifferenceTooLong):
             # Asked before the state moves on: it tells how far what is skipped here reaches.
             difference.newest_id = 0 if self.is_bot else await newest_account_id(self)

@@ -167,6 +167,12 @@ class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
         self.dirty.clear()
         return moved
 
+    def note_skipped(self, channel: int) -> None:
+        """A channel's state will move on over a stretch that nobody could read; the dialogs tell its end."""
+        self.reread.append(marked_channel(channel))
+        self.compare = True
+        self.attention.set()
+
     def take_skipped(self) -> LedgerChanges:
         """What Telegram skipped since the last call."""
         missing, self.missing = self.missing, []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import apsw
 import pytest_asyncio
+from telethon.tl import types
 
 from gateway.demo.comparison import compare_journal
 from gateway.journal import Gap, open_reader
@@ -217,3 +218,29 @@ async def test_a_person_can_have_ids_fetched_again_and_see_what_became_of_them(a
     assert "every message is accounted for" in (await account.run("gaps")).text
     wrong = await account.run("gaps", "--open", "5")
     assert (wrong.code, "needs --chat" in wrong.text) == (2, True), wrong.text
+
+
+async def test_a_message_that_cannot_be_decoded_costs_itself_and_nothing_else(account: Account) -> None:
+    world = account.sandbox.world
+    account.sandbox.faults.make_unknown(types.MessageMediaDocument.CONSTRUCTOR_ID)
+    for chat in (account.channel, account.private):
+        world.post(chat, "veneno", media="document")
+        world.post_many(chat, [f"depois {number}" for number in range(150)])
+    poison = [chat.messages[chat.ids[-151]] for chat in (account.channel, account.private)]
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while sum(gap.why == "undecodable" for gap in account.gaps("absent")) < 2 or account.gaps("open"):
+            await asyncio.sleep(0.2)
+    lost = {(gap.chat, gap.first, gap.last) for gap in account.gaps("absent") if gap.why == "undecodable"}
+    private_id = poison[1].id_for(account.user.id)
+    assert lost == {(int(account.channel.ref), poison[0].id, poison[0].id), (0, private_id, private_id)}
+    for chat in (account.channel, account.private):
+        kept = account.events(str(chat.marked_id_for(account.user)))
+        assert sum(kind == "new" for _, kind, _ in kept) == 150
+    account.sandbox.faults.clear()
+    world.post(account.channel, "e segue")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while account.events(account.channel.ref)[-1][2] != "mtproto":
+            await asyncio.sleep(0.1)
+    # Once this gateway (or the next version) understands it, a person can have it fetched.
+    await account.run("gaps", "--chat", account.channel.ref, "--open", str(poison[0].id))
+    await account.complete_history(account.channel.ref, 152)

@@ -57,6 +57,7 @@ PRESENT = {
     "sink_oldest_undelivered_timestamp_seconds": tuple({"sink": sink} for sink in SINKS),
     "sink_quarantined_total": tuple({"sink": sink} for sink in SINKS),
     "quarantined": tuple({"sink": sink} for sink in SINKS),
+    "open_gaps": ({"account": "main"},),
     "journal_full": ({},),
     "session_dead": ({"account": "main"},),
     "session_backup_timestamp_seconds": ({"account": "main"},),
