@@ -9,7 +9,6 @@ from pathlib import Path
 
 from gateway.errors import GatewayError
 
-
 _BLOCK = bytes(1 << 16)
 
 

@@ -90,8 +90,8 @@ class Keeper:
         """No room is left for `seconds`. Meanwhile the gateway may also be unable to start."""
         assert self.disk is not None
         self.disk_full_until = float("inf")
-        self.disk.fill()
         try:
+            self.disk.fill()
             await asyncio.sleep(seconds)
         finally:
             self.disk.free()
