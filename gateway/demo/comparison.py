@@ -150,7 +150,7 @@ def _replay(events: Iterable[Event], findings: Findings) -> dict[Key, Held]:
     held: dict[Key, Held] = {}
     age: dict[Key, float] = {}
     newest: dict[tuple[str, str], int] = {}
-    edited_first: set[Key] = set()
+    edited_first: dict[Key, str] = {}
     for event in events:
         key = key_of(event)
         live = event.source == "mtproto"
@@ -160,10 +160,11 @@ def _replay(events: Iterable[Event], findings: Findings) -> dict[Key, Held]:
                 if event.message_id < newest.get(stream, 0):
                     findings.add("disorder", f"{name(key)} came after a later message of its chat")
                 newest[stream] = event.message_id
-                if key in edited_first:
+                # What one account still lacks, and saw edited, another may bring live.
+                if edited_first.get(key) == event.account:
                     findings.add("disorder", f"{name(key)} was edited before it came")
         elif event.kind == "message.edited" and key not in held:
-            edited_first.add(key)
+            edited_first.setdefault(key, event.account)
         words, deleted = held.get(key, (None, False))
         if event.kind == "message.deleted":
             held[key] = (words, True)

@@ -173,7 +173,7 @@ class GatewayProcess:
             ):
                 body: dict[str, Any] = msgspec.json.decode(await answer.read())
                 return body
-        except (aiohttp.ClientError, TimeoutError):
+        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):  # the last: it is about to crash
             return None
 
 
