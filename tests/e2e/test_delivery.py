@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import redis.asyncio as aioredis
 
 from tests.e2e.conftest import Rig
 
@@ -70,4 +71,19 @@ async def test_lost_connections_and_restarts_of_telegram_lose_nothing(rig: Rig) 
             rig.sandbox.drop_connections()
         await asyncio.sleep(1.2)
         await rig.sandbox.restart(down_seconds=1.0)
+    await rig.assert_everything_arrived()
+
+
+async def test_what_redis_claims_to_have_seen_is_delivered_all_the_same(rig: Rig) -> None:
+    await rig.gateway.kill()
+    await rig.traffic(rate=1000, count=200)
+    truth = rig.sandbox.truth(rig.scene.accounts[0], rig.since)
+    claims: dict[str, str] = {}
+    for event in truth:
+        chat = f"{event.account_scope}/{event.channel_id}" if event.account_scope else event.channel_id
+        claims.setdefault(f"telegram:dedup:{chat}:{event.message_id}", event.id)
+    client: aioredis.Redis = aioredis.from_url(rig.stack.environment["TELEGRAM_REDIS_URL"])
+    await client.mset(claims)
+    await client.aclose()
+    await rig.gateway.start()
     await rig.assert_everything_arrived()
