@@ -35,7 +35,7 @@ async def run_backlog(
     async with subjects.gateway(TELEGRAM_ENABLE_CACHE="false", TELEGRAM_ENABLE_QUEUE="false") as gateway:
         await stores.stack.postgres.stop()
         try:
-            async with _sampled_rss(gateway.pid) as samples:
+            async with sampled_rss(gateway.pid) as samples:
                 started = time.monotonic()
                 await _fill(server, gateway.process, options.rows)
                 filled_in = time.monotonic() - started
@@ -44,12 +44,11 @@ async def run_backlog(
             waiting = (await _status(gateway.process))["sinks"][0]["lag_events"]
         finally:
             await stores.stack.postgres.start()
-        async with _sampled_rss(gateway.pid) as draining:
+        async with sampled_rss(gateway.pid) as draining:
             per_second = await _drain(gateway.process)
         lost = options.rows - await stores.rows("telegram_gateway.messages")
     scenario = f"backlog of {options.rows:,}"
-    eighth = len(samples) // 8
-    growth = _median(samples[-2 * eighth - 1 :]) - _median(samples[eighth : 2 * eighth + 1])
+    growth = rss_growth_mb(samples)
     most = max(*samples, *draining)
     report.add(scenario, "rows that waited", {GATEWAY: waiting})
     report.add(scenario, "rows/s into the journal", {GATEWAY: options.rows / filled_in})
@@ -113,7 +112,8 @@ async def _status(process: GatewayProcess) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _sampled_rss(pid: int) -> AsyncIterator[list[float]]:
+async def sampled_rss(pid: int) -> AsyncIterator[list[float]]:
+    """Megabytes, a few times a second; the list grows until the block ends."""
     samples = [rss_mb(pid)]
 
     async def sample() -> None:
@@ -125,6 +125,12 @@ async def _sampled_rss(pid: int) -> AsyncIterator[list[float]]:
         sampling = group.create_task(sample())
         yield samples
         sampling.cancel()
+
+
+def rss_growth_mb(samples: list[float]) -> float:
+    """How much more at the end than early on."""
+    eighth = len(samples) // 8
+    return _median(samples[-2 * eighth - 1 :]) - _median(samples[eighth : 2 * eighth + 1])
 
 
 def _median(values: list[float]) -> float:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-SCENARIOS = ("sandbox", "throughput", "latency", "outages", "backlog")
+SCENARIOS = ("sandbox", "throughput", "latency", "outages", "backlog", "backfill", "growth")
 # Without Sentinels and replica: they would take a Redis that is down for good.
 SERVERS = ("postgres", "pgbouncer", "redis", "rabbitmq")
 MOST_MESSAGES = 40_000  # the sandbox disconnects a client that lets more than 50 000 pushes wait
@@ -20,7 +20,28 @@ class Options:
     outage_rate: int = 200  # messages a second
     before_seconds: float = 15.0
     outage_seconds: float = 20.0
+    history: int = 100_000  # messages to backfill
+    history_rate: int = 50  # live messages a second meanwhile, and before
+    idle_seconds: float = 20.0  # of live messages alone, before
+    chats: tuple[int, ...] = (10, 1_000, 10_000)
+    journal_chats: int = 1_000  # among which the rows of a full journal are spread
+    journal_rows: int = 5_000_000
+    growth_rate: int = 300  # messages a second
+    growth_seconds: float = 30.0
     quick: bool = False
 
 
-QUICK = Options(seconds=0.4, messages=100, rows=2_000, before_seconds=0.5, outage_seconds=0.8, quick=True)
+QUICK = Options(
+    seconds=0.4,
+    messages=100,
+    rows=2_000,
+    before_seconds=0.5,
+    outage_seconds=0.8,
+    history=600,
+    idle_seconds=0.5,
+    chats=(10, 250),
+    journal_chats=10,
+    journal_rows=3_000,
+    growth_seconds=0.5,
+    quick=True,
+)

@@ -45,7 +45,7 @@ class Receiver:
         seen, seen_at = 0, time.monotonic()
         while seen < count and time.monotonic() - seen_at < patience:
             await asyncio.sleep(POLL_SECONDS)
-            before, seen = seen, sum(number >= first for number in self.arrivals)
+            before, seen = seen, sum(first <= number < first + count for number in self.arrivals)
             if seen != before:
                 seen_at = time.monotonic()
 

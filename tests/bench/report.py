@@ -14,6 +14,7 @@ from tests.bench.subjects import SANDBOX, SUBJECTS
 COLUMNS = (SANDBOX, *SUBJECTS)
 
 Value = float | str | None
+_VERDICTS = {None: "", True: "ok", False: "missed"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Report:
         console.print(
             Text(f"settings: {', '.join(f'{name} {value}' for name, value in self.settings.items())}")
         )
+        compared = [row for row in self.rows if row.cells.keys() <= set(COLUMNS)]
         table = Table(box=None, pad_edge=False, header_style="")
         table.add_column("scenario", no_wrap=True)
         table.add_column("figure", no_wrap=True)
@@ -65,17 +67,29 @@ class Report:
         table.add_column("target", no_wrap=True)
         table.add_column("")
         previous = None
-        for row in self.rows:
+        for row in compared:
             if previous not in (None, row.scenario):
                 table.add_row()
-            verdict = {None: "", True: "ok", False: "missed"}[row.met]
             cells = [_shown(row.cells.get(name)) for name in COLUMNS]
             scenario = row.scenario if row.scenario != previous else ""
-            table.add_row(*map(Text, (scenario, row.figure, *cells, row.target or "", verdict)))
+            table.add_row(*map(Text, (scenario, row.figure, *cells, row.target or "", _VERDICTS[row.met])))
             previous = row.scenario
-        console.print(table)
+        if compared:
+            console.print(table)
+        for scenario in dict.fromkeys(row.scenario for row in self.rows if row not in compared):
+            console.print(Text(f"\n{self.markdown(scenario)}"), soft_wrap=True)
         for failure in self.failures:
             console.print(Text(failure))
+
+    def markdown(self, scenario: str) -> str:
+        """One scenario as a table in Markdown, with the columns that it has."""
+        rows = [row for row in self.rows if row.scenario == scenario]
+        columns = list(dict.fromkeys(name for row in rows for name in row.cells))
+        lines = [[scenario, *columns, "target", ""], ["---"] * (len(columns) + 3)]
+        for row in rows:
+            cells = [_shown(row.cells[name]) if name in row.cells else "" for name in columns]
+            lines.append([row.figure, *cells, row.target or "", _VERDICTS[row.met]])
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def write(self, file: Path) -> None:
         """The same as JSON."""

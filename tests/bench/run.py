@@ -9,8 +9,10 @@ from gateway.demo.process import GatewayProcess
 from gateway.errors import GatewayError
 from gateway.localstack import LocalStack
 from gateway.tasks import root_cause
+from tests.bench.backfill import run_backfill
 from tests.bench.backlog import run_backlog
 from tests.bench.child import Child, ChildFailed
+from tests.bench.growth import run_growth
 from tests.bench.machine import describe
 from tests.bench.options import Options
 from tests.bench.outages import run_outages
@@ -44,8 +46,13 @@ async def run(
         if "backlog" in options.scenarios:
             say(f"backlog: {options.rows:,} rows")
             await _attempt(report, "backlog", run_backlog(report, options, server, subjects, stores))
+        if "backfill" in options.scenarios:
+            say(f"backfill: {options.history:,} messages of history")
+            await _attempt(report, "backfill", run_backfill(report, options, server, subjects))
     finally:
         await server.stop()
+    if "growth" in options.scenarios:
+        await _attempt(report, "growth", run_growth(report, options, stores, directory, say))
     return report
 
 

@@ -15,7 +15,7 @@ from tests.bench import stamp
 from tests.bench.child import run, serve
 from tests.bench.login import PHONE
 
-CHANNELS = 20
+CHANNELS = 20  # unless told otherwise
 # A channel of the real Telegram keeps enough for any client that is connected; the default here is smaller.
 LOG_LIMIT = 200_000
 TURN = 50  # pushes between two turns of the event loop, when there is no rate to keep
@@ -24,12 +24,12 @@ TURN = 50  # pushes between two turns of the event loop, when there is no rate t
 class Poster:
     """Posts to all channels in turn; messages are numbered through the life of the process."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Sandbox, channels: int) -> None:
         world = sandbox.world
         world.log_limit = LOG_LIMIT
-        members = [world.add_user("Operador", phone=PHONE)]
+        self._members = members = [world.add_user("Operador", phone=PHONE)]
         self._world = world
-        self._channels = [world.add_channel(f"Sinais {number}", members) for number in range(CHANNELS)]
+        self._channels = [world.add_channel(f"Sinais {number}", members) for number in range(channels)]
         self._numbers = count()
         self._pushes = count()
 
@@ -52,7 +52,7 @@ class Poster:
                 await asyncio.sleep(0)
             numbers = [next(self._numbers) for _ in range(min(per_push, messages - done))]
             first = numbers[0] if first is None else first
-            channel = self._channels[next(self._pushes) % CHANNELS]
+            channel = self._channels[next(self._pushes) % len(self._channels)]
             self._world.post_many(channel, map(stamp.write, numbers), per_push=per_push)
         await asyncio.sleep(0)
         return {
@@ -62,16 +62,30 @@ class Poster:
             "late_ms": latest * 1e3,
         }
 
+    async def import_history(self, messages: int) -> dict[str, Any]:
+        """A further channel, in which so much was written before anybody listened; answers with its id."""
+        channel = self._world.add_channel("Arquivo", self._members)
+        self._world.import_history(channel, messages, text=stamp.HISTORY)
+        return {"chat": channel.marked_id_for(self._members[0])}
 
-async def main(state_dir: Path) -> None:
+    async def age(self, messages: int) -> dict[str, Any]:
+        """Every channel has used up so many ids and shows one message behind them; answers with them all."""
+        for channel in self._channels:
+            self._world.skip_ids(channel, messages)
+            self._world.import_history(channel, 1)
+        return {"chats": [channel.marked_id_for(self._members[0]) for channel in self._channels]}
+
+
+async def main(state_dir: Path, channels: int) -> None:
     async with Sandbox(state_dir=state_dir) as sandbox:
-        poster = Poster(sandbox)
+        poster = Poster(sandbox, channels)
         # The world only grows; a collector that walks all of it again and again would show up as latency.
         gc.collect()
         gc.disable()
         address = {"host": sandbox.host, "port": sandbox.port, "key": str(sandbox.public_key_path)}
-        await serve(address, {"post": poster.post})
+        commands = {"post": poster.post, "import_history": poster.import_history, "age": poster.age}
+        await serve(address, commands)
 
 
 if __name__ == "__main__":
-    run(main(Path(sys.argv[1])), uvloop.run)
+    run(main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else CHANNELS), uvloop.run)

@@ -3,6 +3,9 @@
 import re
 import time
 
+HISTORY_FIRST = 1_000_000_000  # history is numbered from here on, and bears no time
+HISTORY = "🟢 COMPRA PETR4 | entrada 38,10 | alvos 38,90 39,40 | stop 37,60 | #1{:09}@0#"
+
 _STAMP = re.compile(rb"#(\d+)@(\d+)#")
 
 

@@ -153,6 +153,10 @@ class Gateway:
         rows = await self._stores.rows("telegram_gateway.messages")
         return min(len(self._receiver.arrivals), rows, await self._stores.keys("telegram:msg:*"))
 
+    async def arrived_to_stay(self) -> int:
+        """The same without Redis, where old history is not kept."""
+        return min(len(self._receiver.arrivals), await self._stores.rows("telegram_gateway.messages"))
+
 
 class Subjects:
     """Starts each subject against the same sandbox and the same, emptied stores."""
@@ -196,6 +200,14 @@ class Subjects:
     @asynccontextmanager
     async def gateway(self, **settings: str) -> AsyncIterator["Gateway"]:
         """The gateway, logged in and ready, with `settings` on top of the usual ones."""
+        async with self.logged_in(**settings) as gateway:
+            await gateway.process.start()
+            yield gateway
+            await gateway.process.stop()
+
+    @asynccontextmanager
+    async def logged_in(self, **settings: str) -> AsyncIterator["Gateway"]:
+        """The gateway, to be started and stopped inside."""
         await self._stores.empty()
         directory = self._directory / f"gateway-{time.monotonic_ns()}"
         directory.mkdir()
@@ -212,9 +224,7 @@ class Subjects:
         async with receiver.running():
             try:
                 await process.login(PHONE)
-                await process.start()
                 yield Gateway(process, receiver, self._stores)
-                await process.stop()
             finally:
                 await process.close()
 
