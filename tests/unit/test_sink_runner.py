@@ -295,6 +295,11 @@ async def test_a_refused_record_is_quarantined_and_the_others_go_on(journal: Jou
             await caught_up(journal, runner)
     assert sink.stored == [1, 2, 3, 5, 6, 8, 9, 10]
     assert metric("sink_quarantined_total") - before == 2
+    assert await journal.count_quarantined() == {sink.name: 2}
+    kept = await journal.next_quarantined((sink.name, 4))
+    assert kept is not None
+    assert (kept.seq, kept.reason) == (7, "too large")
+    assert kept.event.message_id == 7
     told = [line for line in lines if line["event"] == "sink_record_quarantined"]
     assert [(line["seq"], line["reason"]) for line in told] == [(4, "too large"), (7, "too large")]
     assert "PETR4" not in str(lines)
