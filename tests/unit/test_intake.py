@@ -10,8 +10,8 @@ import pytest
 from telethon.crypto import AuthKey
 from telethon.tl import types
 
-from gateway.journal import AccountState, Batch, Journal, LedgerChanges
-from gateway.telegram.chats import ChatFilter, Directory
+from gateway.journal import AccountState, Batch, Journal, LedgerChanges, Missing
+from gateway.telegram.chats import ChatFilter, Directory, marked
 from gateway.telegram.client import GatewayClient
 from gateway.telegram.convert import Converter
 from gateway.telegram.intake import Intake
@@ -37,6 +37,7 @@ class Line:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.pts = 0
+        self.missing: list[Missing] = []
         self.asked = asyncio.Event()
         self.found: asyncio.Future[dict[int, tuple[str, str]]] = asyncio.get_running_loop().create_future()
         self.committing = asyncio.Event()
@@ -55,6 +56,12 @@ class Line:
         self.pts += count
         self.intake.add(updates)
 
+    def skip(self, count: int) -> None:
+        """As a difference that is too long: the state moves on, and only the ledger knows over what."""
+        self.pts += count
+        self.missing.append(Missing(marked(CHANNEL), self.pts, "channel_too_long"))
+        self.intake.add([])
+
     def push_unplaced_deletion(self) -> None:
         self.intake.add([types.UpdateDeleteMessages([4], pts=1, pts_count=1)])
 
@@ -65,8 +72,10 @@ class Line:
         """A crash at this moment loses nothing: Telegram hands out again what is behind the state."""
         state, _ = await self.journal.load_state("main")
         ids = [record.event.message_id for record in await self.journal.read(0, 1000)]
-        assert ids == list(range(1, len(ids) + 1))
-        assert (0 if state is None else state.pts) == len(ids)
+        assert ids == sorted(ids)
+        gaps = await self.journal.gaps("main")
+        accounted = {*ids, *(number for gap in gaps for number in range(gap.first, gap.last + 1))}
+        assert accounted == set(range(1, 1 + (0 if state is None else state.pts)))
         return len(ids)
 
     async def _commit(self, batch: Batch) -> None:
@@ -79,7 +88,8 @@ class Line:
         return await self.found
 
     def _snapshot(self) -> tuple[AccountState, dict[int, int], LedgerChanges]:
-        return AccountState(self.pts, 0, THEN, 0), {}, LedgerChanges()
+        missing, self.missing = self.missing, []
+        return AccountState(self.pts, 0, THEN, 0), {}, LedgerChanges(missing=missing)
 
 
 @pytest.fixture
@@ -98,6 +108,18 @@ async def test_events_and_the_state_behind_them_are_committed_together(line: Lin
         line.push(count)
         await line.flush()
     assert await line.assert_state_agrees() == 206
+
+
+async def test_what_telegram_skips_is_a_gap_in_the_very_commit_that_skips_it(line: Line) -> None:
+    line.push(2)
+    await line.flush()
+    line.skip(40)
+    await line.flush()
+    assert await line.assert_state_agrees() == 2
+    line.skip(5)
+    line.push(1)
+    await line.flush()
+    assert await line.assert_state_agrees() == 3
 
 
 async def test_what_arrives_while_a_batch_is_made_is_neither_in_it_nor_in_its_state(line: Line) -> None:
