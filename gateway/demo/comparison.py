@@ -11,7 +11,7 @@ are compared only without it: nobody goes looking for them where they were not p
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -107,7 +107,9 @@ def compare_queue(
     history: Mapping[Key, Held] | None = None,
 ) -> Comparison:
     """RabbitMQ: every message, and in every chat in the order in which it was posted. Repeats are allowed."""
-    return _compare_events("rabbitmq", consumer.events, truth, exact=exact, history=history)
+    return _compare_events(
+        "rabbitmq", consumer.events, truth, exact=exact, history=history, redelivered=consumer.redelivered
+    )
 
 
 def compare_journal(
@@ -135,17 +137,19 @@ def _compare_events(
     *,
     exact: bool,
     history: Mapping[Key, Held] | None,
+    redelivered: Container[str] = (),
 ) -> Comparison:
     findings = Findings()
-    held = _replay(events.values(), findings)
+    held = _replay(events.values(), findings, redelivered)
     return _compare(sink, truth, held, list(events), findings, exact=exact, history=history)
 
 
-def _replay(events: Iterable[Event], findings: Findings) -> dict[Key, Held]:
+def _replay(events: Iterable[Event], findings: Findings, redelivered: Container[str] = ()) -> dict[Key, Held]:
     """What a reader of `events` knows in the end, and what came out of order.
 
-    Live messages come in the order of their ids; backfilled ones come when they come. Words are as new as
-    their edit date says: a backfilled message already has those of edits that arrive after it.
+    Live messages come in the order of their ids; backfilled ones come when they come, and so do those that
+    the broker had sent to a connection that was lost. Words are as new as their edit date says: a backfilled
+    message already has those of edits that arrive after it.
     """
     held: dict[Key, Held] = {}
     age: dict[Key, float] = {}
@@ -153,7 +157,7 @@ def _replay(events: Iterable[Event], findings: Findings) -> dict[Key, Held]:
     edited_first: dict[Key, str] = {}
     for event in events:
         key = key_of(event)
-        live = event.source == "mtproto"
+        live = event.source == "mtproto" and event.id not in redelivered
         if event.kind == "message.new":
             if live:
                 stream = (event.account, event.chat_key)

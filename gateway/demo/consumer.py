@@ -29,6 +29,8 @@ class SampleConsumer:
         self._connected = asyncio.Event()
         self._grown = asyncio.Event()
         self.events: dict[str, Event] = {}
+        # Events that first came as redelivered: the broker had sent them to a connection that was lost.
+        self.redelivered: set[str] = set()
         self.times: Counter[str] = Counter()
 
     @asynccontextmanager
@@ -78,6 +80,8 @@ class SampleConsumer:
         self.times[event.id] += 1
         if first:
             self.events[event.id] = event
+            if message.redelivered:
+                self.redelivered.add(event.id)
             self._grown.set()
             if self._on_event is not None:
                 self._on_event(event)

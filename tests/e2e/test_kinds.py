@@ -50,7 +50,7 @@ async def test_every_kind_of_change_becomes_its_event_in_every_sink(rig: Rig) ->
     world.join(joined, account)
     world.post(joined, "depois da entrada")
 
-    await rig.assert_everything_arrived()
+    await rig.assert_everything_arrived(backfilled=True)
     events = list(rig.consumer.events.values())
 
     def of(text: str) -> Event:

@@ -137,6 +137,14 @@ def test_what_backfill_brings_may_come_late_and_after_its_edits_but_not_what_is_
     assert not compare_queue(_consumer([seen_by_another, *events[:3], events[4]]), truth).problems
 
 
+def test_what_the_broker_had_sent_to_a_lost_connection_may_come_after_later_messages() -> None:
+    truth, events = _world()
+    consumer = _consumer([events[1], events[0], *events[2:]])
+    assert compare_queue(consumer, truth).flaws["disorder"] == 1
+    consumer.redelivered.add(events[0].id)
+    assert not compare_queue(consumer, truth).problems
+
+
 def test_an_edit_that_comes_after_newer_words_does_not_bring_the_old_ones_back() -> None:
     channel, old, new = "-1001600000001", sink_events.edited(1, "velho"), sink_events.edited(1, "novo", 60)
     truth = [
