@@ -156,6 +156,10 @@ class Journal:
         """The account's gaps of one state, in one chat or all, those opened last first."""
         return await self._on_reader(self._reader.gaps, account, chat, state)
 
+    async def next_gaps(self, account: str, paused: Sequence[int], limit: int) -> list[Gap]:
+        """The account's open gaps in the order in which to fetch them, without those of `paused` chats."""
+        return await self._on_reader(self._reader.next_gaps, account, paused, limit)
+
     async def wait_gaps_moved(self, version: int) -> None:
         """Returns as soon as `gaps_version` is not `version`."""
         while self.gaps_version == version:

@@ -120,6 +120,10 @@ class Ledger:
                 self._open_missing(account, missing)
             for chat, newest in changes.tracked.items():
                 entry = self._chats.get((account, chat)) or self._track(account, chat, newest)
+                if not entry.compared and newest < entry.base and chat != ACCOUNT_IDS:
+                    # The first push that came was not the first behind what the dialogs showed.
+                    self._open_unopened(entry, newest + 1, entry.base, "hole")
+                    entry.base = newest
                 entry.compared = True
                 self._dirty.add(entry)
         self._observe(account, rows, changes.fetched)
@@ -210,7 +214,7 @@ class Ledger:
     def _open_unopened(self, chat: _Chat, first: int, last: int, source: str) -> None:
         for gap in [gap for gap in chat.gaps if not gap.reread and gap.first <= last and gap.last >= first]:
             self._open(chat, first, gap.first - 1, source, reread=False)
-            first = gap.last + 1
+            first = max(first, gap.last + 1)
         self._open(chat, first, last, source, reread=False)
 
     def _open_reread(self, account: str, chat_id: int) -> None:
@@ -233,14 +237,17 @@ class Ledger:
     def _settle(self, account: str, settled: Settled) -> None:
         chat = self._chats.get((account, settled.chat))
         if chat is not None:
-            state = "captured" if settled.reread else "absent"
+            state = "absent" if settled.reread is None else "captured"
             self._close(chat, settled.first, settled.last, state, settled.why, reread=settled.reread)
 
     def _close(
-        self, chat: _Chat, first: int, last: int, state: str, why: str | None, *, reread: bool = False
+        self, chat: _Chat, first: int, last: int, state: str, why: str | None, *, reread: int | None = None
     ) -> None:
-        """Closes what is open between `first` and `last`."""
-        for gap in [gap for gap in chat.gaps if gap.reread == reread]:
+        """Closes what is open between `first` and `last`, or of the one gap to reread.
+
+        By its number: what was read for one says nothing of changes that opened another since.
+        """
+        for gap in [g for g in chat.gaps if (not g.reread if reread is None else g.id == reread)]:
             start, end = max(gap.first, first), min(gap.last, last)
             if start > end:
                 continue

@@ -46,6 +46,17 @@ SELECT json_group_array(json_array(
     ORDER BY id DESC LIMIT ?4
 )
 """
+# In the order in which they are fetched: what is missing, then what may have changed, then history; the
+# newest first, each from its start.
+_NEXT_GAPS = """
+SELECT json_group_array(json_array(
+    id, account, chat, first_id, last_id, source, reread, state, why, opened_at, closed_at
+)) FROM (
+    SELECT * FROM gaps
+    WHERE account = ?1 AND state = 'open' AND chat NOT IN (SELECT value FROM json_each(?2))
+    ORDER BY source IN ('history', 'hand'), reread, opened_at DESC, last_id DESC, first_id LIMIT ?3
+)
+"""
 _LEDGER = """
 SELECT json_group_array(json_array(
     chat, base, top,
@@ -123,6 +134,11 @@ class Reader:
         """Gaps, the newest first; None means all."""
         rows = msgspec.json.decode(self._execute(_GAPS, (account, chat, state, limit)).get)
         return [_gap(*row) for row in rows]
+
+    def next_gaps(self, account: str, paused: Sequence[int], limit: int) -> list[Gap]:
+        """The account's open gaps in the order in which to fetch them, without those of `paused` chats."""
+        found = self._execute(_NEXT_GAPS, (account, msgspec.json.encode(paused).decode(), limit)).get
+        return [_gap(*row) for row in msgspec.json.decode(found)]
 
     def ledger(self, account: str) -> dict[int, ChatLedger]:
         """What is known of each of an account's chats, by marked id."""

@@ -41,14 +41,14 @@ class Missing:
 class Settled:
     """Ids `first` to `last` of a chat that have been asked for: what is still open of them is absent.
 
-    With `reread`, they have been looked at for changes; nothing about them was missing.
+    With `reread`, the number of a gap, they have been looked at for changes; nothing about them was missing.
     """
 
     chat: int
     first: int
     last: int
     why: str
-    reread: bool = False
+    reread: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,12 +108,20 @@ CREATE INDEX gaps_by_chat ON gaps (account, chat, last_id);
 CREATE INDEX gaps_open ON gaps (first_id) WHERE state = 'open';
 """
 
-# Version 1 had no ledger: its channels begin at the newest message that the journal holds of them.
+# Version 1 had no ledger: each channel begins at the newest message that the journal holds of it, and so do
+# the ids that an account's other chats share.
 FIRST_LEDGER = """
 INSERT INTO ledger (account, chat, base, top, compared, since)
 SELECT s.account, e.chat, max(e.message_id), max(e.message_id), true, max(e.received_at)
 FROM channel_state s JOIN events e ON e.scope = 0 AND e.chat = -1000000000000 - s.channel_id
 WHERE e.kind = 0 GROUP BY s.account, e.chat;
+INSERT INTO ledger (account, chat, base, top, compared, since)
+SELECT account, 0, max(message_id), max(message_id), true, min(received_at)
+FROM (
+    SELECT CAST(body AS TEXT) ->> 'account' AS account, message_id, received_at
+    FROM events WHERE scope <> 0 AND kind = 0
+)
+GROUP BY account;
 """
 
 # What may be over by the time systemd starts us again; every other refusal to open a file stays.

@@ -138,7 +138,7 @@ class SinkRunner:
             raise SinkUnavailable(self._reason or "it is connecting")
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._asked.append((record, done))
-        if self._idle is not None:
+        if self._idle is not None and not self._idle.expired():
             self._idle.reschedule(0)  # so that a quiet sink does it now
         await done
 

@@ -4,8 +4,10 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
+from functools import partial
 from typing import Any, Literal
 
 import structlog
@@ -21,7 +23,8 @@ from gateway.tasks import run_together
 from gateway.telegram.backfill import Backfill
 from gateway.telegram.chats import ChatFilter, Directory
 from gateway.telegram.client import GatewayClient
-from gateway.telegram.reasons import reason
+from gateway.telegram.dialogs import patiently, read_dialogs
+from gateway.telegram.reasons import UndecodableAnswer, reason
 from gateway.telegram.reconcile import reconcile
 from gateway.telegram.server import ServerAddress
 from gateway.telegram.session import GatewaySession, SessionDirectory, StoredSession
@@ -32,6 +35,7 @@ CONNECT_SECONDS = 30.0  # a connection that is not up by then is given up
 RECONCILE_SECONDS = 300.0
 PROBE_SECONDS = 30.0  # with ANSWER_SECONDS: a silent line is replaced within 50 s
 ANSWER_SECONDS = 20.0
+READY_SECONDS = 60.0  # after which the dialogs hold up the readiness of the service no longer
 RETRY_SECONDS = 2.0  # before a failed difference is asked for again
 FIRST_PAUSE_SECONDS = 0.2  # before the next connection; doubles up to the longest
 LONGEST_PAUSE_SECONDS = 30.0
@@ -39,7 +43,7 @@ SETTLED_SECONDS = 10.0  # a connection that held this long starts the pauses ane
 STUCK_SECONDS = 30.0  # an intake that holds one batch for longer no longer counts as alive
 
 # Final by Telegram's definition: asking again never helps (https://core.telegram.org/api/errors).
-_DEAD = (errors.UnauthorizedError, errors.AuthKeyError, AuthKeyNotFound)
+_DEAD = (errors.UnauthorizedError, errors.AuthKeyDuplicatedError, AuthKeyNotFound)
 # InvalidBufferError is a transport error, such as -429: Telegram wants to hear less of us.
 _LINE_LOST = (OSError, EOFError, TimeoutError, errors.RPCError, errors.InvalidBufferError, LeaseLost)
 
@@ -170,10 +174,18 @@ class Account:
         self.health.user_id = me.id
         metrics.CONNECTION_UP.labels(self.name).set(1)
         log.info("connected", account=self.name, user_id=me.id)
+        # The service has started, even if Telegram lets the dialogs wait for longer than systemd would.
+        asyncio.get_running_loop().call_later(READY_SECONDS, self.settled.set)
+        if self._wanted.by_name and not me.bot and not self.ready.is_set():
+            # Until a chat's name is known, what comes from it could not be told from what nobody wants.
+            with suppress(UndecodableAnswer):
+                async for answer, _ in read_dialogs(partial(patiently, client)):
+                    client.learn(answer.users, answer.chats)
         await run_together(
             client.run_intake(),
             self._until_disconnected(client),
             self._keep_in_step(client, bot=bool(me.bot)),
+            self._retry_differences(client),
             self._probe(client),
             Backfill(client, self._journal, self._room).run(),
             *((self._beside(client),) if self._beside else ()),
@@ -215,37 +227,48 @@ class Account:
         raise ConnectionError("the connection was closed")
 
     async def _keep_in_step(self, client: GatewayClient, *, bot: bool) -> None:
-        """Compares with the dialogs at start, when asked for, and every few minutes; retries differences."""
+        """Compares with the dialogs at start, when asked for, and every few minutes."""
         box = client.message_box
+        failures = 0
         while True:
             box.compare = False
             if bot:
                 box.unreachable.clear()  # bots have no dialogs to ask (BOT_METHOD_INVALID)
             else:
-                await self._reconcile(client)
+                failures = 0 if await self._reconcile(client) else failures + 1
             if not self.ready.is_set():
                 await client.intake.checkpoint()
                 self.ready.set()
                 self.settled.set()
+            if failures:
+                await asyncio.sleep(min(RETRY_SECONDS * 2 ** min(failures, 10), RECONCILE_SECONDS))
+                continue
             try:
                 async with asyncio.timeout(RECONCILE_SECONDS):
                     while not (box.unreachable or box.compare):
                         await box.attention.wait()
                         box.attention.clear()
                         await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
-                        client.retry_failed()
             except TimeoutError:
                 continue
 
-    async def _reconcile(self, client: GatewayClient) -> None:
+    async def _retry_differences(self, client: GatewayClient) -> None:
+        """Has failed differences fetched again, whatever the dialogs have to wait for."""
+        while True:
+            await client.message_box.failed.wait()
+            client.message_box.failed.clear()
+            await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
+            client.retry_failed()
+
+    async def _reconcile(self, client: GatewayClient) -> bool:
+        """Returns whether Telegram gave the dialogs."""
         try:
             found = await reconcile(client, self._journal)
         except _DEAD:
             raise
         except errors.RPCError as error:
             log.warning("reconcile_failed", account=self.name, reason=reason(error))
-            await asyncio.sleep(RETRY_SECONDS)
-            return
+            return False
         self.health.channels = client.channels_tracked
         metrics.CHANNELS_TRACKED.labels(self.name).set(self.health.channels)
         log.info(
@@ -255,6 +278,7 @@ class Account:
             behind=found.behind,
             missing=found.missing,
         )
+        return True
 
     async def _probe(self, client: GatewayClient) -> None:
         """Asks for the account's state: notices a silent line, a revoked login, and a loss at the tail."""

@@ -9,6 +9,8 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from operator import attrgetter
 from typing import Any, cast
 
 import structlog
@@ -18,11 +20,11 @@ from telethon.tl import functions, types
 from gateway import metrics
 from gateway.event import ChatType, Event, utc_now
 from gateway.journal import Batch, Gap, Journal, LedgerChanges, Settled
-from gateway.journal.ledger import ACCOUNT_IDS, ASKED_FOR, BY_HAND, NO_ACCESS
+from gateway.journal.ledger import ACCOUNT_IDS, NO_ACCESS
 from gateway.telegram.chat_history import PAGE, page_from
 from gateway.telegram.chats import channel_of, is_channel, marked
-from gateway.telegram.client import GatewayClient, UndecodableAnswer
-from gateway.telegram.reasons import reason
+from gateway.telegram.client import GatewayClient
+from gateway.telegram.reasons import UndecodableAnswer, reason
 
 log = structlog.get_logger()
 
@@ -57,31 +59,32 @@ class Backfill:
         """Fetches until cancelled. Raises OSError when the line is lost, JournalError when the disk fails."""
         while True:
             version = self._journal.gaps_version
-            gap = self._next(await self._journal.gaps(self._client.account))
-            if gap is None:
+            gaps = await self._journal.next_gaps(self._client.account, self._paused(), PAGE)
+            if not gaps:
                 await self._wait(version)
                 continue
             await self._room()
+            gap = gaps[0]
             try:
-                await self._fetch(gap)
+                try:
+                    await self._fetch(gap, gaps)
+                except _UNREADABLE as error:
+                    await self._give_up_or_wait(gap, error)
+                except UndecodableAnswer:
+                    await self._narrow(gap)
             except errors.FloodWaitError as error:
                 # The client answers itself until then, so a gap that needs another method has its turn.
                 self._not_before[gap.chat] = time.monotonic() + error.seconds + random.uniform(0.1, 1.0)
-            except _UNREADABLE as error:
-                await self._give_up_or_wait(gap, error)
             except (errors.UnauthorizedError, errors.AuthKeyError):
                 raise
-            except UndecodableAnswer:
-                await self._narrow(gap)
             except errors.RPCError as error:
                 self._pause(gap.chat, reason(error))
             else:
                 self._failures.pop(gap.chat, None)
 
-    def _next(self, gaps: list[Gap]) -> Gap | None:
+    def _paused(self) -> list[int]:
         now = time.monotonic()
-        ready = [gap for gap in gaps if self._not_before.get(gap.chat, 0.0) <= now]
-        return min(ready, key=_rank, default=None)
+        return [chat for chat, until in self._not_before.items() if until > now]
 
     async def _wait(self, version: int) -> None:
         """Returns when there are other gaps, or one that failed may be tried again."""
@@ -93,24 +96,26 @@ class Backfill:
         except TimeoutError:
             return
 
-    async def _fetch(self, gap: Gap) -> None:
+    async def _fetch(self, gap: Gap, gaps: list[Gap]) -> None:
         if gap.chat == ACCOUNT_IDS:
-            await self._fetch_by_id(gap, None)
+            await self._fetch_by_id(gaps, None)
+        elif self._client.wanted.undecided(gap.chat):
+            await self._look_up(gap)
         elif not self._client.wanted.wants(str(gap.chat)):
-            await self._commit(gap, [], gap.last, "not_captured")
+            await self._commit([gap], [], "not_captured")
         elif (peer := self._client.input_peer(gap.chat)) is None:
             await self._without_access_hash(gap)
         elif gap.chat in self._narrowed:
-            await self._fetch_by_id(gap, peer if is_channel(gap.chat) else None)
+            await self._fetch_by_id(gaps, peer if is_channel(gap.chat) else None)
         elif is_channel(gap.chat) and (gap.reread or self._client.is_bot or _size(gap) <= BY_ID_LIMIT):
-            await self._fetch_by_id(gap, peer)
+            await self._fetch_by_id(gaps, peer)
         else:
             await self._fetch_history(gap, peer)
 
-    async def _fetch_by_id(self, gap: Gap, channel: Any) -> None:
-        size = self._narrowed.get(gap.chat, PAGE)
-        last = min(gap.last, gap.first + size - 1)
-        ids = [types.InputMessageID(message_id) for message_id in range(gap.first, last + 1)]
+    async def _fetch_by_id(self, gaps: list[Gap], channel: Any) -> None:
+        gap = gaps[0]
+        parts = _page_of(gaps, self._narrowed.get(gap.chat, PAGE))
+        ids = [types.InputMessageID(n) for part in parts for n in range(part.first, part.last + 1)]
         if channel is None:
             answer = await self._client(functions.messages.GetMessagesRequest(ids))
         else:
@@ -123,7 +128,7 @@ class Backfill:
         if gap.chat != ACCOUNT_IDS and channel is None:
             # By id, Telegram answers with other chats' messages too.
             events = [event for event in events if event.channel_id == str(gap.chat)]
-        await self._commit(gap, events, last, "looked_at" if gap.reread else "empty")
+        await self._commit(parts, events, "looked_at" if gap.reread else "empty")
         self._widen(gap.chat)
 
     async def _fetch_history(self, gap: Gap, peer: Any) -> None:
@@ -133,7 +138,7 @@ class Backfill:
         within = [message for message in found if message.id <= gap.last]
         # Telegram may give fewer than asked for: only a message behind the gap, or none, shows its end.
         last = within[-1].id if within and len(within) == len(found) else gap.last
-        await self._commit(gap, await self._convert(within), last, "not_in_history")
+        await self._commit([replace(gap, last=last)], await self._convert(within), "not_in_history")
 
     async def _convert(self, messages: list[Any]) -> list[Event]:
         received_at = utc_now()
@@ -176,9 +181,10 @@ class Backfill:
             message_id: (int(place), cast("ChatType", kind)) for message_id, (place, kind) in places.items()
         }
 
-    async def _commit(self, gap: Gap, events: list[Event], last: int, why: str) -> None:
-        settled = Settled(gap.chat, gap.first, last, why, gap.reread)
-        ledger = LedgerChanges(settled=[settled], fetched=gap.chat)
+    async def _commit(self, parts: list[Gap], events: list[Event], why: str) -> None:
+        """Commits what was found in parts of one chat's gaps; what was not is absent."""
+        settled = [Settled(p.chat, p.first, p.last, why, p.id if p.reread else None) for p in parts]
+        ledger = LedgerChanges(settled=settled, fetched=parts[0].chat)
         for event in events:
             metrics.EVENTS_RECEIVED.labels(event.account, event.kind, event.source).inc()
         await self._journal.append(Batch(self._client.account, events, ledger=ledger))
@@ -186,17 +192,35 @@ class Backfill:
     async def _narrow(self, gap: Gap) -> None:
         """Closes in on a message that cannot be decoded: by id, half as many at a time, down to the one."""
         size = self._narrowed.get(gap.chat, 2 * PAGE) // 2
-        if size > 1 and _size(gap) > 1:
+        if size:
             self._narrowed[gap.chat] = size
             return
         log.error("message_undecodable", account=self._client.account, chat=gap.chat, message_id=gap.first)
-        await self._commit(gap, [], gap.first, "undecodable")
+        await self._commit([replace(gap, last=gap.first)], [], "undecodable")
         self._widen(gap.chat)
 
     def _widen(self, chat: int) -> None:
         size = self._narrowed.pop(chat, PAGE) * 2
         if size < PAGE:
             self._narrowed[chat] = size
+
+    async def _look_up(self, gap: Gap) -> None:
+        """Learns what a channel is called that the dialogs have not shown, to tell whether it is wanted."""
+        if not is_channel(gap.chat) or self._client.input_peer(gap.chat) is None:
+            await self._without_access_hash(gap)
+        elif (channel := await self._channel(gap.chat)) is None:
+            await self._give_up(gap)
+        else:
+            self._client.learn((), (channel,))
+
+    async def _channel(self, chat: int) -> Any:
+        """The channel as Telegram describes it now, or None if it does not to this account."""
+        request = functions.channels.GetChannelsRequest([self._client.input_peer(chat)])
+        try:
+            found = (await self._client(request)).chats
+        except _UNREADABLE:
+            return None
+        return next((channel for channel in found if isinstance(channel, types.Channel)), None)
 
     async def _without_access_hash(self, gap: Gap) -> None:
         if is_channel(gap.chat):
@@ -209,19 +233,15 @@ class Backfill:
     async def _give_up_or_wait(self, gap: Gap, error: errors.RPCError) -> None:
         """Telegram refuses a chat now and then that the account is in: only its own word is final."""
         if is_channel(gap.chat):
-            request = functions.channels.GetChannelsRequest([self._client.input_peer(gap.chat)])
-            try:
-                (chat,) = (await self._client(request)).chats
-            except _UNREADABLE:
-                chat = None
-            if not isinstance(chat, types.Channel) or chat.left:
+            channel = await self._channel(gap.chat)
+            if channel is None or channel.left:
                 await self._give_up(gap)
                 return
         self._pause(gap.chat, reason(error))
 
     async def _give_up(self, gap: Gap) -> None:
         log.warning("gap_not_accessible", account=self._client.account, chat=gap.chat, ids=_size(gap))
-        await self._commit(gap, [], gap.last, NO_ACCESS)
+        await self._commit([gap], [], NO_ACCESS)
 
     def _pause(self, chat: int, why: str) -> None:
         failures = self._failures[chat] = self._failures.get(chat, 0) + 1
@@ -235,7 +255,13 @@ def _size(gap: Gap) -> int:
     return gap.last - gap.first + 1
 
 
-def _rank(gap: Gap) -> tuple[bool, bool, float, int, int]:
-    """What is missing, then what may have changed, then history; the newest first, each from its start."""
-    asked_for = gap.source in (ASKED_FOR, BY_HAND)
-    return asked_for, gap.reread, -gap.opened_at.timestamp(), -gap.last, gap.first
+def _page_of(gaps: list[Gap], size: int) -> list[Gap]:
+    """The first of `gaps` up to `size` ids, and those beside it that fit, in the order of their ids."""
+    first = gaps[0]
+    parts = [replace(first, last=min(first.last, first.first + size - 1))]
+    left = size - _size(parts[0])
+    for gap in gaps[1:]:
+        if (gap.chat, gap.reread) == (first.chat, first.reread) and _size(gap) <= left:
+            parts.append(gap)
+            left -= _size(gap)
+    return sorted(parts, key=attrgetter("first"))

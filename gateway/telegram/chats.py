@@ -129,3 +129,12 @@ class ChatFilter:
             return False
         chat = self._directory.chat(int(chat_id))
         return chat is not None and chat.username is not None and chat.username.lower() in self._names
+
+    def undecided(self, chat_id: int) -> bool:
+        """Whether a chat may be one of the wanted names: it is not known yet what it is called."""
+        return bool(self._names) and str(chat_id) not in self._ids and self._directory.chat(chat_id) is None
+
+    @property
+    def by_name(self) -> bool:
+        """Whether what chats are called must be known to tell which are wanted."""
+        return bool(self._names)

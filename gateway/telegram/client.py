@@ -28,6 +28,7 @@ from gateway.telegram.dialogs import newest_account_id
 from gateway.telegram.intake import ChatOf, Commit, Intake
 from gateway.telegram.intake_queue import IntakeQueue
 from gateway.telegram.message_box import ACCOUNT, GatewayMessageBox, Resync
+from gateway.telegram.reasons import UndecodableAnswer, reason
 from gateway.telegram.session import GatewaySession
 
 log = structlog.get_logger()
@@ -42,19 +43,13 @@ _DIFFERENCE_REQUESTS = (
     functions.updates.GetDifferenceRequest,
     functions.updates.GetChannelDifferenceRequest,
 )
+_SKIPPING = (types.updates.DifferenceTooLong, types.updates.ChannelDifferenceTooLong)
 _EXPECTED = {
     "_preprocess_updates": "(self, updates, users, chats)",
     "_save_states_and_entities": "(self: 'TelegramClient')",
     "_on_login": "(self, user)",
     "_handle_auto_reconnect": "(self: 'TelegramClient')",
 }
-
-
-class UndecodableAnswer(errors.ServerError):  # type: ignore[misc]  # untyped base
-    """Telegram's answer holds an object that this Telethon does not know; asking again brings the same."""
-
-    def __init__(self, request: Any, constructor: str) -> None:
-        super().__init__(request, f"UNDECODABLE_{constructor}", 500)
 
 
 def check_telethon() -> None:
@@ -272,14 +267,15 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
             metrics.RPC_ERRORS.labels(self.account, "no_answer").inc()
             log.warning("answer_missing", account=self.account, method=method, seconds=ANSWER_SECONDS)
             raise errors.ServerError(request, "NO_ANSWER", 500) from None
-        except errors.FloodWaitError as error:
-            self._flood_until[method] = time.monotonic() + error.seconds
-            metrics.FLOOD_WAIT_SECONDS.labels(self.account, method).inc(error.seconds)
-            metrics.RPC_ERRORS.labels(self.account, "420").inc()
-            log.warning("flood_wait", account=self.account, method=method, seconds=error.seconds)
-            raise
         except errors.RPCError as error:
-            metrics.RPC_ERRORS.labels(self.account, str(error.code)).inc()
+            if error.request is not request:
+                raise  # of a request on the way to this one's answer, and noted there
+            self._note(method, error)
+            if isinstance(error, errors.AuthKeyError) and not isinstance(
+                error, errors.AuthKeyDuplicatedError
+            ):
+                # Telethon calls every 406 an error of the key, and would have the account given up.
+                raise errors.RPCError(request, reason(error), error.code) from None
             raise
         except errors.TypeNotFoundError as error:
             # Telethon would end the connection, and the next one would ask for the same answer. As a failed
@@ -288,6 +284,13 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
             constructor = f"{error.invalid_constructor_id:08x}"
             log.error("answer_undecodable", account=self.account, method=method, constructor=constructor)  # noqa: TRY400
             raise UndecodableAnswer(request, constructor) from None
+
+    def _note(self, method: str, error: errors.RPCError) -> None:
+        metrics.RPC_ERRORS.labels(self.account, str(error.code)).inc()
+        if isinstance(error, errors.FloodWaitError):
+            self._flood_until[method] = time.monotonic() + error.seconds
+            metrics.FLOOD_WAIT_SECONDS.labels(self.account, method).inc(error.seconds)
+            log.warning("flood_wait", account=self.account, method=method, seconds=error.seconds)
 
     async def _ask(self, request: Any, ordered: bool, flood_sleep_threshold: Any) -> Any:
         if not isinstance(request, _DIFFERENCE_REQUESTS):
@@ -299,6 +302,7 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         """The difference; one that cannot be decoded time and again is skipped, and left to the ledger."""
         channel = getattr(request, "channel", None)
         sequence = channel and channel.channel_id
+        skipped = False
         try:
             difference = await self._sender.send(request)
         except errors.TypeNotFoundError:
@@ -306,17 +310,22 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
             if self._undecodable[sequence] < UNDECODABLE_LIMIT:
                 raise
             log.error("difference_skipped", account=self.account, channel=sequence)  # noqa: TRY400
+            skipped = True
             if channel is None:
                 state = await self(functions.updates.GetStateRequest())
                 difference = types.updates.DifferenceTooLong(state.pts)
             else:
                 full = (await self(functions.channels.GetFullChannelRequest(channel))).full_chat
                 difference = types.updates.ChannelDifferenceEmpty(full.pts, final=True)
-                self.message_box.note_skipped(channel.channel_id)
-        del self._undecodable[sequence]
         if isinstance(difference, types.updates.DifferenceTooLong):
             # Asked before the state moves on: it tells how far what is skipped here reaches.
             difference.newest_id = 0 if self.is_bot else await newest_account_id(self)
+        if isinstance(difference, _SKIPPING) or skipped:
+            # What came before it may have changed unseen, and is looked at again as far as it is committed.
+            await self.intake.checkpoint()
+        if skipped and channel is not None:
+            self.message_box.note_skipped(channel.channel_id)
+        del self._undecodable[sequence]
         return difference
 
     async def _on_login(self, user: Any) -> Any:

@@ -3,6 +3,7 @@
 import random
 from asyncio import sleep
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +12,7 @@ from telethon import errors, utils
 from telethon.tl import functions, types
 
 from gateway.telegram.chats import marked
+from gateway.telegram.reasons import UndecodableAnswer
 
 PAGE = 100  # the most Telegram gives a request
 _BEGINNING = datetime.fromtimestamp(0, UTC)
@@ -30,26 +32,38 @@ class ChatDialog:
 
 
 async def read_dialogs(ask: Ask) -> AsyncIterator[tuple[Any, list[ChatDialog]]]:
-    """Each answer of Telegram with the chats in it, the most recently used first. Waits as told to.
+    """Each answer of Telegram with the chats in it, the most recently used first.
 
-    Raises RPCError when Telegram refuses.
+    Raises RPCError when Telegram refuses, FloodWaitError among others, and UndecodableAnswer once all
+    chats are told that come before one whose newest message cannot be decoded.
     """
     offset_date: datetime = _BEGINNING
     offset_id = 0
     offset_peer: Any = types.InputPeerEmpty()
+    seen: set[int] = set()
+    limit = PAGE
     while True:
-        answer = await patiently(
-            ask,
-            functions.messages.GetDialogsRequest(
-                offset_date=offset_date, offset_id=offset_id, offset_peer=offset_peer, limit=PAGE, hash=0
-            ),
-        )
+        try:
+            answer = await ask(
+                functions.messages.GetDialogsRequest(
+                    offset_date=offset_date, offset_id=offset_id, offset_peer=offset_peer, limit=limit, hash=0
+                )
+            )
+        except UndecodableAnswer:
+            if limit == 1:
+                raise
+            limit //= 2
+            continue
         entities = {utils.get_peer_id(entity): entity for entity in (*answer.users, *answer.chats)}
         yield (
             answer,
             [_described(dialog, entities) for dialog in answer.dialogs if isinstance(dialog, types.Dialog)],
         )
-        if not isinstance(answer, types.messages.DialogsSlice) or len(answer.dialogs) < PAGE:
+        seen |= {utils.get_peer_id(dialog.peer) for dialog in answer.dialogs}
+        # A page that is not full is not always the last.
+        if not isinstance(answer, types.messages.DialogsSlice) or (
+            len(answer.dialogs) < limit and (not answer.dialogs or len(seen) >= answer.count)
+        ):
             return
         dates = {(utils.get_peer_id(m.peer_id), m.id): m.date for m in answer.messages if hasattr(m, "date")}
         for dialog in reversed(answer.dialogs):
@@ -64,14 +78,15 @@ async def read_dialogs(ask: Ask) -> AsyncIterator[tuple[Any, list[ChatDialog]]]:
 
 
 async def newest_account_id(ask: Ask) -> int:
-    """The newest message id of private chats and basic groups, which count together; 0 without any."""
+    """The newest message id of private chats and basic groups, which count together; 0 if none is known."""
     newest = 0
-    async for _, dialogs in read_dialogs(ask):
-        counted = [dialog for dialog in dialogs if dialog.pts is None]
-        newest = max([newest, *(dialog.top_message for dialog in counted)])
-        # Behind the pinned ones they come by the date of their newest message, so that the first is it.
-        if any(not dialog.pinned for dialog in counted):
-            break
+    with suppress(UndecodableAnswer):  # the comparison of all dialogs finds it later
+        async for _, dialogs in read_dialogs(ask):
+            counted = [dialog for dialog in dialogs if dialog.pts is None]
+            newest = max([newest, *(dialog.top_message for dialog in counted)])
+            # Behind the pinned ones they come by the date of their newest message, so that the first is it.
+            if any(not dialog.pinned for dialog in counted):
+                break
     return newest
 
 

@@ -22,6 +22,7 @@ from gateway.telegram.account import Account
 from gateway.telegram.chat_history import first_id_since, id_before, newest_id
 from gateway.telegram.chats import is_channel
 from gateway.telegram.client import GatewayClient
+from gateway.telegram.dialogs import newest_account_id
 from gateway.telegram.reasons import reason
 
 BACKFILL_PATH = "/backfill"
@@ -100,9 +101,16 @@ class HistoryDesk:
         order = await body_of(request, OpenOrder)
         if not 0 < order.first <= order.last:
             raise ConfigurationError("ids start at 1, and the first must not be above the last")
-        account, _, chat, _ = await self._find(order.chat, order.account)
+        account, client, chat, peer = await self._find(order.chat, order.account)
+        try:
+            newest = await (newest_id(client, peer) if is_channel(chat) else newest_account_id(client))
+        except errors.RPCError as error:
+            raise GatewayError(f"Telegram does not open the chat {order.chat}: {reason(error)}") from None
+        if order.first > newest:
+            # The ledger would take them for gone, and not miss them once there are messages with these ids.
+            raise ConfigurationError(f"the newest message of {order.chat} has id {newest}")
         chat = chat if is_channel(chat) else ACCOUNT_IDS
-        missing = Missing(chat, order.last, BY_HAND, order.first, known_too=True)
+        missing = Missing(chat, min(order.last, newest), BY_HAND, order.first, known_too=True)
         await self._journal.append(Batch(account.name, ledger=LedgerChanges(missing=[missing])))
         return answer({"account": account.name, "chat": str(chat)})
 

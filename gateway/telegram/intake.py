@@ -8,6 +8,7 @@ in it, and after a crash Telegram hands out again exactly what was not committed
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
 
@@ -16,7 +17,8 @@ from telethon.tl import types
 
 from gateway import metrics
 from gateway.event import ChatType, Event, utc_now
-from gateway.journal import AccountState, Batch, LedgerChanges
+from gateway.journal import AccountState, Batch, LedgerChanges, Settled
+from gateway.journal.ledger import ACCOUNT_IDS
 from gateway.telegram.convert import CAPTURED, Converter
 
 Commit = Callable[[Batch], Awaitable[None]]
@@ -107,10 +109,12 @@ class Intake:
             self._state_due = None
         self._room.set()
         try:
-            events = await self._convert(gathered, converter, scope)
+            events, gone = await self._convert(gathered, converter, scope)
         except BaseException:
             self.abandon()
             raise
+        if gone:
+            ledger = replace(ledger, settled=[Settled(ACCOUNT_IDS, id_, id_, "deleted") for id_ in gone])
         await self._commit(Batch(self._account, events, state, access_hashes, ledger))
         for done in checkpoints:
             if not done.done():
@@ -118,17 +122,19 @@ class Intake:
 
     async def _convert(
         self, gathered: Sequence[tuple[Any, datetime]], converter: Converter, scope: int
-    ) -> list[Event]:
+    ) -> tuple[list[Event], list[int]]:
+        """The events, and the ids of deleted messages that nothing is known of."""
         events: list[Event] = []
+        gone: list[int] = []
         for update, received_at in gathered:
             if isinstance(update, types.UpdateDeleteMessages):
-                events += await self._unplaced_deletions(update, events, received_at, converter, scope)
+                events += await self._unplaced_deletions(update, events, gone, received_at, converter, scope)
             else:
                 events += converter.from_update(update, received_at)
         events = [event for event in events if self._wanted(event)]
         for event in events:
             self._count_event(event.kind, event.source)
-        return events
+        return events, gone
 
     def _count_update(self, name: str) -> None:
         counter = self._counters.get(name)
@@ -147,6 +153,7 @@ class Intake:
         self,
         update: Any,
         before: Sequence[Event],
+        gone: list[int],
         received_at: datetime,
         converter: Converter,
         scope: int,
@@ -164,6 +171,8 @@ class Intake:
                     converter.deleted(int(chat), cast("ChatType", chat_type), message_id, received_at)
                 )
             else:
-                # Never captured, so there is nothing in any sink that it could take away.
+                # Never captured, so there is nothing in any sink that it could take away. One that is on
+                # its way from a gap must not arrive any more.
+                gone.append(message_id)
                 metrics.UPDATES_IGNORED.labels(self._account, "deletion_of_unknown").inc()
         return deletions

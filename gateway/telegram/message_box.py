@@ -42,7 +42,17 @@ class Resync:
 class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
     """Adds to Telethon's sequencer: dirty channels, differences to retry, and holes it cannot fill."""
 
-    __slots__ = ("account", "attention", "compare", "dirty", "missing", "reread", "retry", "unreachable")
+    __slots__ = (
+        "account",
+        "attention",
+        "compare",
+        "dirty",
+        "failed",
+        "missing",
+        "reread",
+        "retry",
+        "unreachable",
+    )
 
     def __init__(self, log_: Any, account: str) -> None:
         super().__init__(log_)
@@ -58,8 +68,10 @@ class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
         self.reread: list[int] = []
         # Whether all dialogs have to be compared soon.
         self.compare = False
-        # Set when something was added to `retry` or `unreachable`, or `compare` was set.
+        # Set when something was added to `unreachable`, or `compare` was set.
         self.attention = asyncio.Event()
+        # Set when something was added to `retry`.
+        self.failed = asyncio.Event()
 
     def _trace(self, msg: str, *args: Any, **kwargs: Any) -> None:
         """Nothing: Telethon's tracing costs time on every update, and would log message bodies."""
@@ -144,7 +156,7 @@ class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
         self._count("failed")
         super().end_difference()
         self.retry.add(ACCOUNT)
-        self.attention.set()
+        self.failed.set()
 
     def end_channel_difference(self, request: Any, reason: Any, chat_hashes: Any) -> None:
         """Called by Telethon only when a channel's difference failed."""
@@ -159,7 +171,7 @@ class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
         else:
             self._count("failed")
             self.retry.add(channel)
-            self.attention.set()
+            self.failed.set()
 
     def take_dirty(self) -> dict[int, int]:
         """The channels that moved since the last call, with their pts; 0 for one that is forgotten."""

@@ -1,9 +1,18 @@
 """What went wrong with Telegram, in the operator's words: an error's own name where Telegram gave it one."""
 
+from typing import Any
+
 from telethon import errors
 from telethon.errors import AuthKeyNotFound, TypeNotFoundError
 
 from gateway.telegram.plain import snake_case
+
+
+class UndecodableAnswer(errors.ServerError):  # type: ignore[misc]  # untyped base
+    """Telegram's answer holds an object that this Telethon does not know; asking again brings the same."""
+
+    def __init__(self, request: Any, constructor: str) -> None:
+        super().__init__(request, f"UNDECODABLE_{constructor}", 500)
 
 
 def reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ and a channel's pts and access hash come with the dialogs.
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import structlog
 from telethon import errors
@@ -17,7 +18,8 @@ from gateway.journal.ledger import ACCOUNT_IDS
 from gateway.telegram.chat_history import first_id_since
 from gateway.telegram.chats import channel_of
 from gateway.telegram.client import GatewayClient
-from gateway.telegram.dialogs import ChatDialog, read_dialogs
+from gateway.telegram.dialogs import ChatDialog, patiently, read_dialogs
+from gateway.telegram.reasons import UndecodableAnswer
 
 log = structlog.get_logger()
 
@@ -43,10 +45,19 @@ async def reconcile(client: GatewayClient, journal: Journal) -> Reconciled:
     Raises RPCError when Telegram refuses the dialogs, JournalError when the journal fails.
     """
     dialogs: dict[int, ChatDialog] = {}
-    async for answer, page in read_dialogs(client):
-        client.learn(answer.users, answer.chats)
-        client.meet(answer.users)
-        dialogs |= {dialog.chat: dialog for dialog in page if client.wanted.wants(str(dialog.chat))}
+    asked_for = set(client.message_box.unreachable)
+    newest_of_all = 0
+    complete = True
+    try:
+        async for answer, page in read_dialogs(partial(patiently, client)):
+            client.learn(answer.users, answer.chats)
+            client.meet(answer.users)
+            newest_of_all = max([newest_of_all, *(d.top_message for d in page if d.pts is None)])
+            dialogs |= {dialog.chat: dialog for dialog in page if client.wanted.wants(str(dialog.chat))}
+    except UndecodableAnswer:
+        # The chats behind it have been used less lately than the one that cannot be told.
+        complete = False
+        log.warning("dialogs_incomplete", account=client.account, chats=len(dialogs))
     box = client.message_box
     channels = {chat: dialog for chat, dialog in dialogs.items() if dialog.pts}
     newest_account_id = max((d.top_message for d in dialogs.values() if d.pts is None), default=0)
@@ -55,11 +66,11 @@ async def reconcile(client: GatewayClient, journal: Journal) -> Reconciled:
         for chat, dialog in channels.items()
         if (known := box.map.get(channel_of(chat))) is not None and known.pts < (dialog.pts or 0)
     }
-    client.unreadable = box.unreachable - {channel_of(chat) for chat in channels}
+    client.unreadable = asked_for - {channel_of(chat) for chat in channels} if complete else set()
 
     await client.intake.checkpoint()
     ledger = await journal.ledger(client.account)
-    changes = await _what_is_new(client, ledger, channels, newest_account_id)
+    changes = await _what_is_new(client, ledger, channels, newest_of_all if complete else None)
     if changes:
         await journal.append(Batch(client.account, ledger=changes))
     for chat, dialog in channels.items():
@@ -68,7 +79,7 @@ async def reconcile(client: GatewayClient, journal: Journal) -> Reconciled:
     if client.unreadable:
         # Left, or never a member. Their pushes are captured without gap detection by pts.
         log.info("channels_not_in_dialogs", account=client.account, count=len(client.unreadable))
-    box.unreachable.clear()
+    box.unreachable -= asked_for
 
     tops = {chat: dialog.top_message for chat, dialog in channels.items() if channel_of(chat) not in behind}
     tops[ACCOUNT_IDS] = newest_account_id
@@ -83,10 +94,10 @@ async def _what_is_new(
     client: GatewayClient,
     ledger: dict[int, ChatLedger],
     channels: dict[int, ChatDialog],
-    newest_account_id: int,
+    newest_account_id: int | None,
 ) -> LedgerChanges:
     account = ledger.get(ACCOUNT_IDS)
-    tracked = {} if account is not None else {ACCOUNT_IDS: newest_account_id}
+    tracked = {} if account is not None or newest_account_id is None else {ACCOUNT_IDS: newest_account_id}
     missing: list[Missing] = []
     reread: list[int] = []
     reopened: list[int] = []
@@ -114,7 +125,7 @@ async def _first_id_since(client: GatewayClient, chat: int, moment: datetime) ->
     """The id from which on a chat's messages are not older than `moment`; None when it cannot be read."""
     try:
         return await first_id_since(client, client.input_peer(chat), moment)
-    except errors.BadRequestError:
+    except (errors.BadRequestError, errors.ServerError):
         return None
 
 

@@ -75,6 +75,7 @@ class ChatModel:
     top: int
     open: set[int] = field(default_factory=set)
     absent: set[int] = field(default_factory=set)
+    compared: bool = False
 
     def saw(self, message: int, *, numbered: bool) -> None:
         if numbered:
@@ -100,7 +101,11 @@ class LedgerModel:
         for missing in batch.ledger.missing:
             self._miss(batch.account, missing)
         for key, newest in batch.ledger.tracked.items():
-            self.chats.setdefault((batch.account, key), ChatModel(newest, newest))
+            chat = self.chats.setdefault((batch.account, key), ChatModel(newest, newest))
+            if key != 0 and not chat.compared and newest < chat.base:
+                chat.open |= set(range(newest + 1, chat.base + 1))
+                chat.base = newest
+            chat.compared = True
         for event in events:
             key = 0 if event.account_scope else int(event.channel_id)
             key = key if batch.ledger.fetched is None else batch.ledger.fetched
