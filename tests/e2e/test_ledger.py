@@ -1,6 +1,7 @@
 """The ledger from end to end: what Telegram skips, hides or never pushed is found and accounted for."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -187,6 +188,27 @@ async def test_a_flood_wait_on_history_holds_up_no_live_message(account: Account
     assert answer.code == 0, answer.text
     assert time.monotonic() - started > 4
     assert "900 messages" in answer.text
+
+
+async def test_nothing_is_asked_for_before_a_flood_wait_is_over(account: Account) -> None:
+    channel, faults = account.old_channel, account.sandbox.faults
+    faults.fail_calls("GetMessagesRequest", 420, "FLOOD_WAIT_5")
+    answer = await account.run("gaps", "--chat", channel.ref, "--open", "1-150")
+    assert answer.code == 0, answer.text
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not faults.injected["rpc_error"]:
+            await asyncio.sleep(0.05)
+    used = cpu_seconds(account.gateway.pid)
+    await asyncio.sleep(3.5)
+    assert faults.injected["rpc_error"] == 1, "it asked again before it was allowed to"
+    assert cpu_seconds(account.gateway.pid) - used < 1, "it spent the time looking whether it may"
+    faults.clear()
+    await account.complete_history(channel.ref, 150)
+
+
+def cpu_seconds(pid: int) -> float:
+    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
 
 async def test_history_comes_in_order_and_survives_a_kill(account: Account) -> None:
