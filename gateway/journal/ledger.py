@@ -222,10 +222,12 @@ class Ledger:
         if chat is None:
             return
         first = max(chat.base + 1, chat.top - REREAD_LIMIT + 1)
-        for gap in [gap for gap in chat.gaps if gap.reread]:
-            first = min(first, gap.first)
-            self._remove(chat, gap)
+        before = [gap for gap in chat.gaps if gap.reread]
+        first = min([first, *(gap.first for gap in before)])
+        # Opened before the others go: SQLite would give it the number of one of them.
         self._open(chat, first, chat.top, "unseen_changes", reread=True)
+        for gap in before:
+            self._remove(chat, gap)
 
     def _open(self, chat: _Chat, first: int, last: int, source: str, *, reread: bool) -> None:
         if first > last:

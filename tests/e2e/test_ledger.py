@@ -11,6 +11,7 @@ import pytest_asyncio
 from telethon.tl import types
 
 from gateway.demo.comparison import compare_journal
+from gateway.demo.process import GatewayProcess
 from gateway.journal import Gap, open_reader
 from gateway.sandbox import Sandbox
 from gateway.sandbox.scene import phone, populate
@@ -266,3 +267,100 @@ async def test_a_message_that_cannot_be_decoded_costs_itself_and_nothing_else(ac
     # Once this gateway (or the next version) understands it, a person can have it fetched.
     await account.run("gaps", "--chat", account.channel.ref, "--open", str(poison[0].id))
     await account.complete_history(account.channel.ref, 152)
+
+
+async def test_a_refusal_while_asking_about_a_channel_ends_no_connection(account: Account) -> None:
+    world, channel, faults = account.sandbox.world, account.channel, account.sandbox.faults
+    world.post(channel, "antes")
+    await account.complete()
+    faults.fail_calls("GetMessagesRequest", 400, "CHANNEL_PRIVATE", times=1)
+    faults.fail_calls("GetChannelsRequest", 420, "FLOOD_WAIT_3", times=1)
+    world.skip_ids(channel, 2)
+    world.post(channel, "depois do salto")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while faults.injected["rpc_error"] < 2:
+            await asyncio.sleep(0.05)
+    await account.complete()
+    assert "connection_lost" not in account.gateway.log()
+
+
+async def test_an_error_406_that_is_not_known_is_no_dead_session(account: Account) -> None:
+    world, channel, faults = account.sandbox.world, account.channel, account.sandbox.faults
+    world.post(channel, "antes")
+    await account.complete()
+    faults.fail_calls("GetMessagesRequest", 406, "CHANNEL_NOT_TODAY", times=1)
+    faults.fail_calls("GetChannelDifferenceRequest", 406, "CHANNEL_NOT_TODAY", times=1)
+    faults.fault_pushes("swallow", times=1)
+    world.post(channel, "perdida")
+    world.skip_ids(channel, 2)
+    world.post(channel, "depois do salto")
+    await account.complete()
+    assert faults.injected["rpc_error"] == 2
+    assert "connection_lost" not in account.gateway.log()
+
+
+async def test_dialogs_refused_once_are_compared_soon_and_hold_up_no_difference(account: Account) -> None:
+    world, faults = account.sandbox.world, account.sandbox.faults
+    channel = world.add_channel("Nova sala", [world.add_user("Dona")])
+    await account.gateway.kill()
+    await asyncio.sleep(1.1)  # dates have whole seconds
+    world.join(channel, account.user)
+    world.post_many(channel, [f"depois da entrada {number}" for number in range(5)])
+    private = world.post(account.private, "enquanto fora")
+    faults.fail_calls("GetDialogsRequest", 500, "INTERNAL", times=1)
+    faults.fail_calls("GetDialogsRequest", 420, "FLOOD_WAIT_12", times=1)
+    faults.fail_calls("GetDifferenceRequest", 500, "INTERNAL", times=1)
+    await account.gateway.start(wait=False)
+    chat = str(account.private.marked_id_for(account.user))
+    async with asyncio.timeout(11):
+        while private.id_for(account.user.id) not in {event[0] for event in account.events(chat)}:
+            await asyncio.sleep(0.1)
+    await account.complete()
+
+
+async def test_ids_that_do_not_exist_yet_cannot_be_taken_for_gone(account: Account) -> None:
+    world, channel = account.sandbox.world, account.channel
+    first = world.post(channel, "um")
+    await account.complete()
+    answer = await account.run("gaps", "--chat", channel.ref, "--open", f"{first.id}-{first.id + 500}")
+    assert answer.code == 0, answer.text
+    beyond = await account.run("gaps", "--chat", channel.ref, "--open", f"{first.id + 1}-{first.id + 500}")
+    assert (beyond.code != 0, f"has id {first.id}" in beyond.text) == (True, True), beyond.text
+    world.post(channel, "dois")
+    await account.complete()
+    assert account.gaps("absent") == []
+
+
+async def test_hundreds_of_single_holes_are_each_proved_absent(account: Account) -> None:
+    world, channel = account.sandbox.world, account.channel
+    world.post(channel, "antes")
+    await account.complete()
+    await account.gateway.stop()
+    messages = world.post_many(channel, [f"enquanto fora {number}" for number in range(600)])
+    world.delete(channel, messages[::2])
+    await account.gateway.start()
+    await account.complete()
+    assert len(account.gaps("absent")) == 300
+    assert {gap.last - gap.first for gap in account.gaps("absent")} == {0}
+
+
+async def test_a_gap_of_a_chat_chosen_by_name_is_not_given_up_before_its_name_is_known(
+    account: Account,
+) -> None:
+    world, channel, faults = account.sandbox.world, account.channel, account.sandbox.faults
+    await account.gateway.stop()
+    account.gateway = GatewayProcess(
+        account.gateway.directory, {**account.settings, "TELEGRAM_CHATS": f"@{channel.username}"}
+    )
+    await account.gateway.start()
+    world.post(channel, "antes")
+    await account.complete_history(channel.ref, 1)
+    faults.fail_calls("GetMessagesRequest", 420, "FLOOD_WAIT_60", times=1)
+    await account.run("gaps", "--chat", channel.ref, "--open", "1-1")
+    await account.gateway.kill()
+    faults.fail_calls("GetDialogsRequest", 420, "FLOOD_WAIT_2", times=1)
+    await account.gateway.start()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while account.gaps("open"):
+            await asyncio.sleep(0.1)
+    assert "not_captured" not in {gap.why for gap in account.gaps("absent")}
