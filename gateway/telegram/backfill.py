@@ -150,10 +150,10 @@ class Backfill:
         return [event for event in events if self._client.wanted(event)]
 
     async def _changes(self, messages: list[Any], chat: int) -> list[Event]:
-        """Edits and deletions of known messages, as far as the journal still holds them.
+        """Edits and deletions of known messages, as far as the journal can tell whether they are new.
 
-        The journal drops an edit that it has already. What it does not hold any more, it could not tell from
-        a change that was delivered long ago.
+        It drops an edit that it has already. One that is younger than its oldest event it has, or it never
+        came; any other change of a message that it does not hold any more may have been delivered long ago.
         """
         client, received_at = self._client, utc_now()
         gone = [message.id for message in messages if isinstance(message, types.MessageEmpty)]
@@ -163,9 +163,12 @@ class Backfill:
         known = [(place, message_id) for message_id, (place, _) in places.items()]
         known += [(marked(message.peer_id), message.id) for message in there]
         held = await self._journal.held(scope, known)
+        oldest = (await self._journal.stats()).oldest_received
         events: list[Event] = []
         for message in there:
-            if (marked(message.peer_id), message.id) in held:
+            edited = getattr(message, "edit_date", None)
+            lately = edited is not None and oldest is not None and edited >= oldest
+            if lately or (marked(message.peer_id), message.id) in held:
                 events += client.converter.reread(message, received_at)
         for message_id, (place, kind) in places.items():
             if (place, message_id) in held:

@@ -22,7 +22,7 @@ Ask = Callable[[Any], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class ChatDialog:
-    """One chat as the dialogs show it. `pts` and `joined` are known of channels and supergroups only."""
+    """One chat as the dialogs show it. `pts` is known of channels and supergroups, `joined` while in one."""
 
     chat: int  # marked id
     top_message: int

@@ -103,7 +103,7 @@ async def _what_is_new(
     reopened: list[int] = []
     for chat, dialog in channels.items():
         known = ledger.get(chat)
-        if known is not None and known.no_access:
+        if known is not None and known.no_access and dialog.joined is not None:
             reopened.append(chat)
         if known is None or not known.compared:
             joined = dialog.joined

@@ -357,7 +357,7 @@ async def test_a_gap_of_a_chat_chosen_by_name_is_not_given_up_before_its_name_is
     await account.complete_history(channel.ref, 1)
     faults.fail_calls("GetMessagesRequest", 420, "FLOOD_WAIT_60", times=1)
     await account.run("gaps", "--chat", channel.ref, "--open", "1-1")
-    await account.gateway.kill()
+    await account.gateway.stop()
     faults.fail_calls("GetDialogsRequest", 420, "FLOOD_WAIT_2", times=1)
     await account.gateway.start()
     async with asyncio.timeout(PATIENCE_SECONDS):
