@@ -175,6 +175,16 @@ async def test_a_connection_that_ends_while_the_disk_is_written_to_keeps_what_wa
     assert await line.assert_state_agrees() == 3
 
 
+async def test_a_checkpoint_returns_once_the_present_state_is_on_the_disk(line: Line) -> None:
+    running = asyncio.ensure_future(line.intake.run(line.converter, ME))
+    line.push(2)
+    await line.intake.checkpoint()
+    assert await line.assert_state_agrees() == 2
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
 @pytest.fixture
 async def client(journal: Journal) -> GatewayClient:
     """A client as the account makes it, before it connects."""
