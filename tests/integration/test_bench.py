@@ -27,6 +27,19 @@ BACKLOG_FIGURES = (
     "rows/s into PostgreSQL on its return",
     "messages lost",
 )
+BACKFILL_FIGURES = {
+    "live messages, wire to consumer, p50 ms": {"before", "meanwhile"},
+    "live messages, wire to consumer, p99 ms": {"before", "meanwhile"},
+    "messages/s until every sink has all": {"meanwhile"},
+    "RSS MB (meanwhile: the most)": {"before", "meanwhile", "after"},
+    "RSS MB more at the end than early on": {"meanwhile"},
+    "the gateway's CPU µs/message": {"meanwhile"},
+}
+GROWTH_FIGURES = ("CPU µs/message", "RSS MB", "seconds to ready, first start", "seconds to ready, later")
+GROWTH = {
+    "an account's chats, 300 messages/s": {"10 chats", "250 chats"},
+    "the journal's rows, 10 chats, 300 messages/s": {"0 rows", "3,000 rows"},
+}
 OTHER_SINKS = {
     "pgbouncer": ("redis", "rabbitmq"),
     "postgres": ("redis", "rabbitmq"),
@@ -59,6 +72,14 @@ async def test_the_quick_benchmark_fills_every_line_of_its_table(tmp_path: Path)
     for figure in BACKLOG_FIGURES:
         assert set(_cells(report, "backlog of 2,000", figure)) == {GATEWAY}
     assert _cells(report, "sandbox alone", "most pushes/s")
+    backfill = "backfill of 600 beside 50 messages/s"
+    for figure, moments in BACKFILL_FIGURES.items():
+        assert set(_cells(report, backfill, figure)) == moments
+    assert _cells(report, backfill, "messages lost") == {"after": 0}
+    for scenario, sizes in GROWTH.items():
+        for figure in GROWTH_FIGURES:
+            assert set(_cells(report, scenario, figure)) == sizes
+        assert _cells(report, scenario, "messages lost") == dict.fromkeys(sizes, 0)
 
     console = Console(width=170, record=True, file=io.StringIO())
     report.render(console)
