@@ -2,6 +2,7 @@
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
+WORKERS := 2
 UV_VERSION := 0.13.8
 COMPILE = .venv/bin/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url \
 	--custom-compile-command "make lock" pyproject.toml
@@ -19,7 +20,7 @@ demo: setup ## Watch a message's whole way, live (ARGS="--seconds 30 --plain" ru
 	@.venv/bin/telegram-gateway demo $(ARGS)
 
 test: setup ## Run every test, on real servers (ARGS="tests/unit -k name" runs some)
-	@$(PYTHON) -m pytest $(ARGS)
+	@$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: setup ## Lint, formatting and types
 	@$(PYTHON) -m ruff check .
