@@ -38,7 +38,9 @@ log = structlog.get_logger()
 STATUS_SECONDS = 5.0
 HEARTBEAT_SECONDS = 1.0
 LOOP_LAG_SECONDS = 0.25
-BACKFILL_AHEAD = 300  # events that backfill may be ahead of a sink that is up
+# Events that backfill may be ahead of a sink that is up: live messages wait behind them. The two sinks that
+# gather need more at once to keep up.
+BACKFILL_AHEAD = {"rabbitmq": 25, "redis": 300, "timescaledb": 1_000}
 BACKFILL_AHEAD_OF_DOWN = 50_000
 LOOK_AGAIN_SECONDS = 1.0  # whether a sink that backfill waits for has gone down meanwhile
 # How long each sink gathers records between batches under load. RabbitMQ's readers wait for them; the
@@ -238,13 +240,11 @@ class Daemon:
         A sink that is down must not stop it at once, but neither may it fill the journal meanwhile.
         """
         while True:
-            last = self._journal.last_seq
-            behind = [
-                (runner, seq)
-                for runner in self._runners
-                for seq in (last - (BACKFILL_AHEAD if runner.health.up else BACKFILL_AHEAD_OF_DOWN),)
-                if self._journal.cursor(runner.name) < seq
-            ]
+            behind = []
+            for runner in self._runners:
+                ahead = BACKFILL_AHEAD[runner.name] if runner.health.up else BACKFILL_AHEAD_OF_DOWN
+                if self._journal.cursor(runner.name) < (seq := self._journal.last_seq - ahead):
+                    behind.append((runner, seq))
             if not behind:
                 return
             with suppress(TimeoutError):
