@@ -87,6 +87,8 @@ class Ledger:
     def __init__(self, execute: Callable[..., Any]) -> None:
         self._execute = execute
         self._chats: dict[tuple[str, int], _Chat] = {}
+        # Counted as they change: going through 10 000 chats takes a while.
+        self._open_gaps: dict[str, int] = {}
         self._dirty: set[_Chat] = set()
         # Whether gaps were opened or closed since the caller last set it to False.
         self.changed = True
@@ -99,8 +101,10 @@ class Ledger:
             (account, chat): _Chat(account, chat, base, top, bool(compared))
             for account, chat, base, top, compared in msgspec.json.decode(self._execute(_LOAD_CHATS).get)
         }
+        self._open_gaps = dict.fromkeys((account for account, _ in self._chats), 0)
         for account, chat, *gap in msgspec.json.decode(self._execute(_LOAD_GAPS).get):
             self._chats[account, chat].gaps.append(_Gap(*gap))
+            self._open_gaps[account] += 1
 
     def misses(self, account: str, chat: int, message_id: int) -> bool:
         """Whether the account waits for this message to be fetched."""
@@ -143,10 +147,7 @@ class Ledger:
 
     def open_gaps(self) -> dict[str, int]:
         """How many gaps each account waits for."""
-        counts: dict[str, int] = {}
-        for chat in self._chats.values():
-            counts[chat.account] = counts.get(chat.account, 0) + len(chat.gaps)
-        return counts
+        return dict(self._open_gaps)
 
     def _observe(self, account: str, rows: Sequence[Any], fetched: int | None) -> None:
         filled: dict[_Chat, list[int]] = {}
@@ -289,6 +290,7 @@ class Ledger:
     def _insert(self, chat: _Chat, first: int, last: int, source: str, reread: bool, opened_at: int) -> None:
         row = (first, last, source, reread, opened_at)
         gap = _Gap(self._execute(_OPEN, (chat.account, chat.id, *row)).get, *row)
+        self._open_gaps[chat.account] = self._open_gaps.get(chat.account, 0) + 1
         chat.gaps.insert(bisect_left(chat.gaps, gap.first, key=attrgetter("first")), gap)
 
     def _resize(self, gap: _Gap, first: int, last: int) -> None:
@@ -297,6 +299,7 @@ class Ledger:
 
     def _remove(self, chat: _Chat, gap: _Gap) -> None:
         chat.gaps.remove(gap)
+        self._open_gaps[chat.account] -= 1
         self._execute(_DELETE, (gap.id,))
 
 
