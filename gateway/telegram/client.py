@@ -7,7 +7,6 @@ is touched here is listed in docs/decisions/0002-telethon-hook.md and checked wh
 
 import asyncio
 import inspect
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from telethon._updates import Entity, EntityType
 from telethon._updates.session import SessionState
 from telethon.tl import functions, types
 
-from gateway import __version__, metrics
+from gateway import __version__
 from gateway.journal import AccountState, LedgerChanges
 from gateway.telegram.chats import ChatFilter, Directory, channel_of, is_channel, marked
 from gateway.telegram.convert import Converter
@@ -28,17 +27,14 @@ from gateway.telegram.dialogs import newest_account_id
 from gateway.telegram.intake import ChatOf, Commit, Intake
 from gateway.telegram.intake_queue import IntakeQueue
 from gateway.telegram.message_box import ACCOUNT, GatewayMessageBox, Resync
-from gateway.telegram.reasons import UndecodableAnswer, reason
+from gateway.telegram.requests import PatientClient
 from gateway.telegram.session import GatewaySession
 
 log = structlog.get_logger()
 
 FLUSH_SECONDS: Final = 5.0
-ANSWER_SECONDS = 30.0  # a request that is not answered by then has failed; a silent line is noticed otherwise
 _ENTITY_CACHE_LIMIT: Final = 100_000
-UNDECODABLE_LIMIT: Final = (
-    3  # answers in a row, after which a difference is skipped and fetched piece by piece
-)
+UNDECODABLE_LIMIT: Final = 3  # answers in a row, after which a difference is left to the ledger
 _DIFFERENCE_REQUESTS = (
     functions.updates.GetDifferenceRequest,
     functions.updates.GetChannelDifferenceRequest,
@@ -65,7 +61,7 @@ def check_telethon() -> None:
 check_telethon()
 
 
-class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
+class GatewayClient(PatientClient):
     """A connection's life: made anew for every connection, from what the journal holds.
 
     Telethon's own reconnecting is off (it asks for no difference afterwards): a lost connection ends the
@@ -88,6 +84,7 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         access_hashes: dict[int, int],
     ) -> None:
         super().__init__(
+            account,
             session,
             api_id,
             api_hash,
@@ -100,7 +97,6 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
             catch_up=True,
             entity_cache_limit=_ENTITY_CACHE_LIMIT,
         )
-        self.account = account
         self.intake = Intake(account, commit=commit, chat_of=chat_of, wanted=wanted, snapshot=self._snapshot)
         self.wanted = wanted
         # Channels (unmarked ids) that updates spoke of but that are not among the dialogs.
@@ -111,7 +107,6 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
         self._new_hashes: dict[int, int] = {}
         self._people: dict[int, int] = {}
         self._undecodable: Counter[int | None] = Counter()  # by channel, None: the account's own sequence
-        self._flood_until: dict[str, float] = {}
 
         self._message_box = GatewayMessageBox(self._log["messagebox"], account)
         queue = self._updates_queue = self._sender._updates_queue = IntakeQueue(account)
@@ -251,50 +246,9 @@ class GatewayClient(TelegramClient):  # type: ignore[misc]  # untyped base
 
     # -- what Telethon calls
 
-    async def __call__(self, request: Any, ordered: bool = False, flood_sleep_threshold: Any = None) -> Any:
-        method = type(request).__name__.removesuffix("Request")
-        remaining = self._flood_until.get(method, 0.0) - time.monotonic()
-        if remaining > 0:
-            raise errors.FloodWaitError(request=request, capture=int(remaining) + 1)
-        patience = asyncio.timeout(ANSWER_SECONDS)
-        try:
-            async with patience:
-                return await self._ask(request, ordered, flood_sleep_threshold)
-        except TimeoutError:
-            if not patience.expired():
-                raise
-            # Telethon would wait for as long as the line holds, and with it every chat of the account.
-            metrics.RPC_ERRORS.labels(self.account, "no_answer").inc()
-            log.warning("answer_missing", account=self.account, method=method, seconds=ANSWER_SECONDS)
-            raise errors.ServerError(request, "NO_ANSWER", 500) from None
-        except errors.RPCError as error:
-            if error.request is not request:
-                raise  # of a request on the way to this one's answer, and noted there
-            self._note(method, error)
-            if isinstance(error, errors.AuthKeyError) and not isinstance(
-                error, errors.AuthKeyDuplicatedError
-            ):
-                # Telethon calls every 406 an error of the key, and would have the account given up.
-                raise errors.RPCError(request, reason(error), error.code) from None
-            raise
-        except errors.TypeNotFoundError as error:
-            # Telethon would end the connection, and the next one would ask for the same answer. As a failed
-            # difference it is asked for again, while all other chats go on.
-            metrics.RPC_ERRORS.labels(self.account, "undecodable").inc()
-            constructor = f"{error.invalid_constructor_id:08x}"
-            log.error("answer_undecodable", account=self.account, method=method, constructor=constructor)  # noqa: TRY400
-            raise UndecodableAnswer(request, constructor) from None
-
-    def _note(self, method: str, error: errors.RPCError) -> None:
-        metrics.RPC_ERRORS.labels(self.account, str(error.code)).inc()
-        if isinstance(error, errors.FloodWaitError):
-            self._flood_until[method] = time.monotonic() + error.seconds
-            metrics.FLOOD_WAIT_SECONDS.labels(self.account, method).inc(error.seconds)
-            log.warning("flood_wait", account=self.account, method=method, seconds=error.seconds)
-
     async def _ask(self, request: Any, ordered: bool, flood_sleep_threshold: Any) -> Any:
         if not isinstance(request, _DIFFERENCE_REQUESTS):
-            return await super().__call__(request, ordered, flood_sleep_threshold)
+            return await super()._ask(request, ordered, flood_sleep_threshold)
         # Telethon would sleep and try again here, and hold up every other chat meanwhile.
         return await self._difference(request)
 

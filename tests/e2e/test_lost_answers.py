@@ -10,7 +10,7 @@ import pytest_asyncio
 from gateway.journal import Journal
 from gateway.sandbox import Sandbox
 from gateway.sandbox.scene import phone, populate
-from gateway.telegram import client
+from gateway.telegram import requests
 from gateway.telegram.account import Account
 from gateway.telegram.server import ServerAddress
 from gateway.telegram.session import SessionDirectory
@@ -35,7 +35,7 @@ async def _at_once() -> None:
 async def test_an_answer_that_never_comes_holds_up_nothing_for_long(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, kind: str
 ) -> None:
-    monkeypatch.setattr(client, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(requests, "ANSWER_SECONDS", 1.0)
     chat = next(chat for chat in populate(sandbox.world).chats if chat.kind == kind)
     desk = Desk(tmp_path, sandbox)
     await desk.gateway.login(phone(0))

@@ -101,11 +101,11 @@ class LedgerModel:
         for missing in batch.ledger.missing:
             self._miss(batch.account, missing)
         for key, newest in batch.ledger.tracked.items():
-            chat = self.chats.setdefault((batch.account, key), ChatModel(newest, newest))
-            if key != 0 and not chat.compared and newest < chat.base:
-                chat.open |= set(range(newest + 1, chat.base + 1))
-                chat.base = newest
-            chat.compared = True
+            shown = self.chats.setdefault((batch.account, key), ChatModel(newest, newest))
+            if key != 0 and not shown.compared and newest < shown.base:
+                shown.open |= set(range(newest + 1, shown.base + 1))
+                shown.base = newest
+            shown.compared = True
         for event in events:
             key = 0 if event.account_scope else int(event.channel_id)
             key = key if batch.ledger.fetched is None else batch.ledger.fetched
