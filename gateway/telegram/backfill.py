@@ -66,7 +66,9 @@ class Backfill:
         """Fetches until cancelled. Raises OSError when the line is lost, JournalError when the disk fails."""
         while True:
             version = self._journal.gaps_version
-            gaps = await self._journal.next_gaps(self._client.account, self._paused(), PAGE)
+            now = time.monotonic()
+            self._not_before = {chat: until for chat, until in self._not_before.items() if until > now}
+            gaps = await self._journal.next_gaps(self._client.account, list(self._not_before), PAGE)
             if not gaps:
                 await self._wait(version)
                 continue
@@ -89,16 +91,11 @@ class Backfill:
             else:
                 self._failures.pop(gap.chat, None)
 
-    def _paused(self) -> list[int]:
-        now = time.monotonic()
-        return [chat for chat, until in self._not_before.items() if until > now]
-
     async def _wait(self, version: int) -> None:
-        """Returns when there are other gaps, or one that failed may be tried again."""
-        now = time.monotonic()
-        pauses = [until - now for until in self._not_before.values() if until > now]
+        """Returns when there are other gaps, or a chat that was left out may be tried again."""
+        until = min(self._not_before.values(), default=None)
         try:
-            async with asyncio.timeout(min(pauses, default=None)):
+            async with asyncio.timeout(None if until is None else until - time.monotonic()):
                 await self._journal.wait_gaps_moved(version)
         except TimeoutError:
             return
