@@ -1,5 +1,7 @@
 """`telegram-gateway run`: the daemon."""
 
+import gc
+
 import click
 import structlog
 import uvloop
@@ -37,4 +39,8 @@ def command() -> int:
 
 
 async def _run(settings: Settings, notifier: Notifier) -> None:
-    await Daemon(settings, notifier).run()
+    daemon = Daemon(settings, notifier)
+    # All that is loaded now stays. Looking through it takes the collector 65 ms, in which nothing else runs.
+    gc.collect()
+    gc.freeze()
+    await daemon.run()
