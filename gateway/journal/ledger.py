@@ -161,14 +161,14 @@ class Ledger:
                 if chat is not None:
                     self._fill(chat, filled.pop(chat, ()))
                     if message_id > chat.top and key != ACCOUNT_IDS:
-                        self._advance(chat, message_id + 1, "hole")
+                        self._advance(chat, message_id + 1)
                     self._close(chat, message_id, message_id, "absent", "deleted")
             elif chat is None:
                 base = message_id if key == ACCOUNT_IDS else message_id - 1
                 self._track(account, key, base).top = message_id
             elif message_id > chat.top:
                 if key != ACCOUNT_IDS and message_id > chat.top + 1:
-                    self._advance(chat, message_id, "hole")
+                    self._advance(chat, message_id)
                 chat.top = message_id
                 self._dirty.add(chat)
             elif chat.gaps:
@@ -180,9 +180,9 @@ class Ledger:
         for first, last in _runs(ids):
             self._close(chat, first, last, "captured", None)
 
-    def _advance(self, chat: _Chat, message_id: int, source: str) -> None:
+    def _advance(self, chat: _Chat, message_id: int) -> None:
         """Opens what lies between the newest known id and `message_id`."""
-        self._open(chat, chat.top + 1, message_id - 1, source, reread=False)
+        self._open(chat, chat.top + 1, message_id - 1, "hole", reread=False)
         chat.top = message_id - 1
         self._dirty.add(chat)
 
