@@ -16,6 +16,7 @@ from aiohttp import web
 from gateway import __version__, metrics
 from gateway.control import serve_control
 from gateway.errors import SessionDead
+from gateway.handover import Handover
 from gateway.health import JournalStatus, SinkStatus, Status, problems_of
 from gateway.http import serve
 from gateway.journal import Journal
@@ -69,6 +70,10 @@ class Daemon:
         server = ServerAddress.from_settings(settings)
         self._leases = Leases(settings) if settings.lease_enabled else None
         self._media = MediaDownloads.from_settings(settings, self._journal)
+        leases = {name: self._leases.account(name) for name in settings.accounts} if self._leases else {}
+        self._handovers = {
+            name: Handover(name, self._journal, lease, self._stored) for name, lease in leases.items()
+        }
         self._accounts = [
             Account(
                 name,
@@ -78,7 +83,8 @@ class Daemon:
                 api_hash=api_hash,
                 server=server,
                 chats=settings.chats,
-                lease=self._leases.account(name) if self._leases else None,
+                lease=leases.get(name),
+                handover=self._handovers.get(name),
                 room=self._room_for_history,
                 beside=self._media.run_account if self._media else None,
             )
@@ -188,6 +194,7 @@ class Daemon:
                 services.append(group.create_task(self._media.run(), name="media"))
             if self._leases:
                 services.append(group.create_task(self._leases.run(), name="leases"))
+            services += [group.create_task(one.run(), name="handover") for one in self._handovers.values()]
             sinks = [group.create_task(runner.run(), name="sink") for runner in self._runners]
             accounts = group.create_task(self._run_accounts(), name="accounts")
             ready = group.create_task(self._announce_ready(), name="ready")
@@ -202,6 +209,7 @@ class Daemon:
             await self._drain()
             if self._leases:
                 # Not before the sinks have drained: another host's messages come after this one's.
+                await asyncio.gather(*(handover.finish() for handover in self._handovers.values()))
                 await self._leases.release()
             for task in (*sinks, *services):
                 task.cancel()
@@ -250,6 +258,12 @@ class Daemon:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_AGAIN_SECONDS):
                     await asyncio.gather(*(runner.wait_caught_up(seq) for runner, seq in behind))
+
+    async def _stored(self, seq: int) -> None:
+        """Returns once every sink but the cache, which may be empty, has the records up to `seq`."""
+        await asyncio.gather(
+            *(runner.wait_caught_up(seq) for runner in self._runners if runner.name != "redis")
+        )
 
     async def _drain(self) -> None:
         last = self._journal.last_seq

@@ -8,7 +8,7 @@ directory remembers that.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NoReturn
 
 import asyncpg
@@ -30,7 +30,7 @@ ANSWER_SECONDS = 5.0
 PATIENCE_SECONDS = 2.0  # for the database, at the start of an account that this host held last
 RELEASE_SECONDS = 2.0
 
-_UNAVAILABLE = (SinkUnavailable, ConfigurationError, SchemaError)
+UNAVAILABLE = (SinkUnavailable, ConfigurationError, SchemaError)
 
 
 class Leases:
@@ -69,7 +69,7 @@ class Leases:
             if any(account.held for account in self._accounts):
                 try:
                     await self._renew()
-                except _UNAVAILABLE as error:
+                except UNAVAILABLE as error:
                     if self._reachable:
                         log.warning("leases_not_renewed", reason=str(error))
                     self._reachable = False
@@ -88,7 +88,7 @@ class Leases:
                 # Before it is given away: what became of a lost answer is not known.
                 await self.forget(*(claim.name for claim in claims))
                 await table.release(claims)
-        except (*_UNAVAILABLE, TimeoutError) as error:
+        except (*UNAVAILABLE, TimeoutError) as error:
             log.warning("leases_not_released", reason=str(error) or "no answer in time")
 
     def close(self) -> None:
@@ -169,6 +169,17 @@ class AccountLease:
         """The fencing epoch under which the account runs; None while it may not."""
         return self.held.get(self._key)
 
+    @property
+    def user_claim(self) -> Claim | None:
+        """The lease of the Telegram user, once it is known who that is and while it is held."""
+        user_id = self._shared.record.users.get(self._key)
+        name = "" if user_id is None else user_lease(user_id, self._shared.server)
+        return Claim(name, self.holder, self.held[name]) if name in self.held else None
+
+    def table(self) -> AbstractAsyncContextManager[LeaseTable]:
+        """As `Leases.table`."""
+        return self._shared.table()
+
     async def acquire(self, auth_key: bytes, waiting: Callable[[str], None]) -> None:
         """Returns once the account may connect; `waiting` is told why not yet.
 
@@ -238,7 +249,7 @@ class AccountLease:
             async with self._shared.table() as table:
                 for name in self._lost:
                     await table.stopped(name, self.holder)
-        except _UNAVAILABLE as error:
+        except UNAVAILABLE as error:
             # The new holder then waits out the grace period instead.
             log.warning("lease_loss_not_acknowledged", account=self._account, reason=str(error))
         self._lost.clear()
@@ -272,7 +283,7 @@ class AccountLease:
                     await self._hold(name, epoch)
                     return None
                 lease = await table.get(name)
-        except (*_UNAVAILABLE, TimeoutError) as error:
+        except (*UNAVAILABLE, TimeoutError) as error:
             reason = str(error) or "PostgreSQL does not answer"
             if remembered is None:
                 return f"no lease, and this host did not hold it last: {reason}"

@@ -49,6 +49,11 @@ LEASE_HELD = _gauge("lease_held", "1 while this host may run the account.", "acc
 LEASE_EPOCH = _gauge(
     "lease_epoch", "The fencing epoch under which the account runs; 0 while it may not.", "account"
 )
+LEASE_POSITION = _gauge(
+    "lease_position_timestamp_seconds",
+    "When this host last left in the database where the account stands; another would start from there.",
+    "account",
+)
 SESSION_DEAD = _gauge("session_dead", "1 once Telegram has refused the session for good.", "account")
 SESSION_BACKUP = _gauge(
     "session_backup_timestamp_seconds", "When the newest good backup of the session was made.", "account"

@@ -18,7 +18,7 @@ from gateway.settings import Settings
 
 # A holder that can reach the database learns of a take-over with its next renewal, well within this.
 GRACE = timedelta(seconds=30)
-NO_TABLE = "the database has no table of leases; run: telegram-gateway db migrate"
+NO_TABLE = "the database lacks the tables of leases; run: telegram-gateway db migrate"
 
 _ACQUIRE = """
 INSERT INTO telegram_gateway.account_leases AS lease (name, account, holder, epoch, acquired_at)
@@ -112,7 +112,7 @@ class LeaseTable:
     """The statements on one direct connection. Raises what asyncpg raises."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self.connection = connection
 
     async def acquire(
         self, name: str, account: str, holder: str, *, known_epoch: int = 0, again: bool = True
@@ -121,40 +121,40 @@ class LeaseTable:
 
         Without `again` a lease that someone already runs as this holder counts as another's.
         """
-        epoch: int | None = await self._connection.fetchval(
+        epoch: int | None = await self.connection.fetchval(
             _ACQUIRE, name, account, holder, known_epoch, GRACE, again
         )
         return epoch
 
     async def renew(self, claims: Sequence[Claim]) -> set[str]:
         """Says that the accounts run under these leases; returns the names of those that still hold."""
-        rows = await self._connection.fetch(_RENEW, *_columns(claims))
+        rows = await self.connection.fetch(_RENEW, *_columns(claims))
         return {row[0] for row in rows}
 
     async def release(self, claims: Sequence[Claim]) -> None:
         """Frees those that still hold, for whoever asks next."""
-        await self._connection.execute(_RELEASE, *_columns(claims))
+        await self.connection.execute(_RELEASE, *_columns(claims))
 
     async def stopped(self, name: str, holder: str) -> None:
         """Says that `holder`, from whom the lease was taken, has stopped: the new one may begin."""
-        await self._connection.execute(_STOPPED, name, holder)
+        await self.connection.execute(_STOPPED, name, holder)
 
     async def take(self, name: str, account: str, holder: str) -> bool:
         """Gives the lease to `holder`, whoever has it; False when it has it already."""
-        return await self._connection.execute(_TAKE, name, account, holder) != "INSERT 0 0"
+        return await self.connection.execute(_TAKE, name, account, holder) != "INSERT 0 0"
 
     async def free(self, names: Sequence[str]) -> set[str]:
         """Frees those of `names` whose holder has been silent for `GRACE`; returns them."""
-        rows = await self._connection.fetch(_FREE, names, GRACE)
+        rows = await self.connection.fetch(_FREE, names, GRACE)
         return {row[0] for row in rows}
 
     async def get(self, name: str) -> Lease | None:
-        row = await self._connection.fetchrow(f"{_ROWS} WHERE name = $1", name)
+        row = await self.connection.fetchrow(f"{_ROWS} WHERE name = $1", name)
         return Lease(**row) if row is not None else None
 
     async def all(self) -> list[Lease]:
         """Every lease, in order of account and name."""
-        return [Lease(**row) for row in await self._connection.fetch(f"{_ROWS} ORDER BY account, name")]
+        return [Lease(**row) for row in await self.connection.fetch(f"{_ROWS} ORDER BY account, name")]
 
 
 @asynccontextmanager

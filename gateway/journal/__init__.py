@@ -1,6 +1,7 @@
 """The journal: the only durable commit point between Telegram and the sinks."""
 
 from gateway.journal.journal import Journal
+from gateway.journal.position import ChatPosition, OpenGap, Position
 from gateway.journal.quarantine import Quarantined
 from gateway.journal.reader import Reader, open_reader, read_stats
 from gateway.journal.records import (
@@ -20,11 +21,14 @@ __all__ = [
     "AccountState",
     "Batch",
     "ChatLedger",
+    "ChatPosition",
     "Gap",
     "Journal",
     "JournalStats",
     "LedgerChanges",
     "Missing",
+    "OpenGap",
+    "Position",
     "Quarantined",
     "Reader",
     "Record",

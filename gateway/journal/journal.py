@@ -16,6 +16,7 @@ from gateway import metrics
 from gateway.errors import JournalError
 from gateway.event import utc_now
 from gateway.journal.moments import microseconds
+from gateway.journal.position import Position, adopt_position
 from gateway.journal.prune import CHUNK_ROWS, prune_chunk
 from gateway.journal.quarantine import Quarantined, remove_quarantined, set_quarantine_reason
 from gateway.journal.reader import Reader
@@ -140,6 +141,14 @@ class Journal:
     async def load_state(self, account: str) -> tuple[AccountState | None, dict[int, int]]:
         """The account's committed update state (None before the first), and its channels' access hashes."""
         return await self._on_reader(self._reader.load_state, account)
+
+    async def position(self, account: str) -> tuple[Position, int] | None:
+        """Where the account stands, and the last record before that; None before its first state."""
+        return await self._on_reader(self._reader.position, account)
+
+    async def adopt(self, account: str, position: Position) -> bool:
+        """Starts an account that has no state yet from another journal's; returns whether it had none."""
+        return await self._on_writer(lambda store: adopt_position(store, account, position))
 
     async def chat_of(self, account_scope: int, message_ids: Sequence[int]) -> dict[int, tuple[str, str]]:
         """`channel_id` and `chat_type` of messages whose ids count per account, as far as they are known.

@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.errors import JournalError
 from gateway.journal.moments import moment
+from gateway.journal.position import Position, read_position
 from gateway.journal.quarantine import Quarantined, count_quarantined, next_quarantined
 from gateway.journal.records import AccountState, ChatLedger, Gap, JournalStats, Record, SinkStats
 from gateway.journal.schema import connect, io_failure, read_bounds, read_cursors, require_schema
@@ -112,6 +113,11 @@ class Reader:
         pts, qts, date, seq = found
         known = {channel: channel_pts for channel, channel_pts, _ in channels if channel_pts}
         return AccountState(pts=pts, qts=qts, date=moment(date), seq=seq, channels=known), hashes
+
+    def position(self, account: str) -> tuple[Position, int] | None:
+        """Where the account stands, and the last record before that; None before its first state."""
+        with self._snapshot():
+            return read_position(self._connection, account)
 
     def chat_of(self, scope: int, message_ids: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Chat and chat type of those of an account's messages that are known."""

@@ -17,6 +17,7 @@ from telethon.tl import functions, types
 
 from gateway import metrics
 from gateway.errors import LeaseLost, SessionDead
+from gateway.handover import Handover
 from gateway.journal import Batch, Journal
 from gateway.lease import AccountLease, NoLease
 from gateway.tasks import run_together
@@ -46,6 +47,10 @@ STUCK_SECONDS = 30.0  # an intake that holds one batch for longer no longer coun
 _DEAD = (errors.UnauthorizedError, errors.AuthKeyDuplicatedError, AuthKeyNotFound)
 # InvalidBufferError is a transport error, such as -429: Telegram wants to hear less of us.
 _LINE_LOST = (OSError, EOFError, TimeoutError, errors.RPCError, errors.InvalidBufferError, LeaseLost)
+
+
+class _StartOver(ConnectionError):
+    """The account's last host left where it stood; this connection began at the present."""
 
 
 @dataclass
@@ -80,11 +85,13 @@ class Account:
         server: ServerAddress | None = None,
         chats: tuple[str, ...] = (),
         lease: AccountLease | NoLease | None = None,
+        handover: Handover | None = None,
         room: Callable[[], Awaitable[None]],
         beside: Callable[[GatewayClient], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.name = name
         self.lease = lease or NoLease()
+        self._handover = handover
         self._sessions = sessions
         self._journal = journal
         self._api = (api_id, api_hash)
@@ -120,9 +127,12 @@ class Account:
             pause = FIRST_PAUSE_SECONDS
             while True:
                 await self.lease.acquire(stored.auth_key, self._stand_by)
+                await self._adopt()
                 lost = await self._one_connection(stored)
                 if isinstance(lost, LeaseLost):
                     self._stand_by(str(lost))
+                    continue
+                if isinstance(lost, _StartOver):
                     continue
                 was_up = self.health.state == "connected"
                 if was_up and time.time() - self.health.since > SETTLED_SECONDS:
@@ -168,7 +178,12 @@ class Account:
         async with asyncio.timeout(CONNECT_SECONDS):
             await client.connect()
             me = await client.identify()
-        await self.lease.acquire_user(me.id)
+        try:
+            await self._begin(me.id)
+        except BaseException:
+            # The state that this connection began with is not the account's as long as another host runs it.
+            client.intake.abandon()
+            raise
         self.client = client
         self._set_state("connected", None)
         self.health.user_id = me.id
@@ -190,6 +205,14 @@ class Account:
             Backfill(client, self._journal, self._room).run(),
             *((self._beside(client),) if self._beside else ()),
         )
+
+    async def _begin(self, user_id: int) -> None:
+        await self.lease.acquire_user(user_id)
+        if await self._adopt():
+            raise _StartOver
+
+    async def _adopt(self) -> bool:
+        return self._handover is not None and await self._handover.adopt(self._stand_by)
 
     async def _new_client(self, stored: StoredSession) -> GatewayClient:
         state, access_hashes = await self._journal.load_state(self.name)

@@ -13,6 +13,8 @@ import pytest_asyncio
 
 from gateway.demo.comparison import compare_database
 from gateway.demo.process import GatewayProcess, ProcessError
+from gateway.handover import LEAVE_SECONDS
+from gateway.journal import open_reader
 from gateway.localstack import LocalStack
 from gateway.sandbox import Chat, Sandbox, User
 from tests.e2e.desk import API_HASH
@@ -32,6 +34,9 @@ class Hosts:
     channel: Chat
     a: GatewayProcess
     b: GatewayProcess
+    jumping: Chat  # a channel whose difference Telegram may skip
+    group: Chat
+    private: Chat
     since: int = 0
     most_at_once: Counter[int] = field(default_factory=Counter)
 
@@ -59,6 +64,46 @@ class Hosts:
 
     def post(self, text: str) -> None:
         self.sandbox.world.post(self.channel, text)
+
+    def post_everywhere(self, text: str) -> None:
+        world = self.sandbox.world
+        world.post_many(self.channel, [f"{text}, no canal {number}" for number in range(3)])
+        world.post_many(self.jumping, [f"{text}, mais adiante {number}" for number in range(250)])
+        world.post_many(self.group, [f"{text}, no grupo {number}" for number in range(3)])
+        world.post_many(self.private, [f"{text}, em particular {number}" for number in range(3)])
+
+    async def both_logged_in_and_a_running(self) -> None:
+        """A runs and has what was posted first; B, with a login and a journal of its own, has never run."""
+        await self.b.login(PHONE)
+        await self.a.start()
+        self.since = self.sandbox.world.position
+        self.post_everywhere("antes")
+        await self.assert_all_in_the_database_once()
+
+    async def until_left(self) -> None:
+        """Returns once the database knows where A stands with every chat."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await self.database("SELECT count(*) FROM telegram_gateway.chat_positions") < 3:
+                await asyncio.sleep(0.05)
+
+    async def forget_a(self) -> None:
+        """As if A had been silent for an hour, and a person had then given the account to B."""
+        await self.database(
+            "UPDATE telegram_gateway.account_leases SET renewed_at = now() - interval '1 hour' RETURNING 1"
+        )
+        await self.b.command("lease", "take", "--account", "main", "--yes")
+
+    async def database(self, query: str) -> int:
+        connection = await asyncpg.connect(self.stack.postgres.dsn)
+        try:
+            return int(await connection.fetchval(query))
+        finally:
+            await connection.close()
+
+    def journal(self, gateway: GatewayProcess) -> list[str | None]:
+        """The texts that a host has captured."""
+        with open_reader(gateway.journal_path) as reader:
+            return [record.event.text for record in reader.read(0, reader.last_seq(), 10_000)]
 
     async def assert_all_in_the_database_once(self) -> None:
         truth = self.sandbox.truth(self.user, self.since)
@@ -96,7 +141,10 @@ async def hosts(stack: LocalStack, tmp_path: Path) -> AsyncIterator[Hosts]:
     """Host A is logged in; nothing runs yet."""
     async with Sandbox(state_dir=tmp_path / "sandbox") as sandbox:
         user = sandbox.world.add_user("Operador", phone=PHONE)
-        channel = sandbox.world.add_channel("Sinais", [user])
+        friend = sandbox.world.add_user("Ana")
+        channel, jumping = (sandbox.world.add_channel(title, [user]) for title in ("Sinais", "Mais sinais"))
+        group = sandbox.world.add_group("Mesa", [user, friend])
+        private = sandbox.world.private(user, friend)
         settings = {
             **stack.environment,
             "TELEGRAM_ENABLE_CACHE": "false",
@@ -111,10 +159,14 @@ async def hosts(stack: LocalStack, tmp_path: Path) -> AsyncIterator[Hosts]:
         a, b = (GatewayProcess(tmp_path / name, settings) for name in "ab")
         await a.command("db", "migrate")
         connection = await asyncpg.connect(stack.postgres.dsn)
-        await connection.execute("TRUNCATE telegram_gateway.messages, telegram_gateway.message_revisions")
+        await connection.execute(
+            "TRUNCATE telegram_gateway.messages, telegram_gateway.message_revisions, "
+            "telegram_gateway.account_leases, telegram_gateway.account_positions, "
+            "telegram_gateway.chat_positions"
+        )
         await connection.close()
         await a.login(PHONE)
-        hosts = Hosts(sandbox, stack, user, channel, a, b)
+        hosts = Hosts(sandbox, stack, user, channel, a, b, jumping, group, private)
         async with _watched(hosts):
             try:
                 yield hosts
@@ -181,6 +233,69 @@ async def test_another_login_of_the_same_user_on_another_host_stands_by(hosts: H
     assert await a.stop() == 0
     await hosts.until(b, "connected")
     hosts.post("VENDA VALE3")
+    await hosts.assert_all_in_the_database_once()
+
+
+async def test_what_is_posted_while_no_host_has_the_account_is_fetched_by_the_next_one(hosts: Hosts) -> None:
+    a, b = hosts.a, hosts.b
+    await hosts.both_logged_in_and_a_running()
+    assert await a.stop() == 0
+    hosts.post_everywhere("enquanto ninguém")
+    hosts.sandbox.world.edit(hosts.channel, 1, "corrigida")
+    hosts.sandbox.faults.too_long(hosts.jumping, announce=False)
+    await b.start()  # it learns only by connecting whose login it has
+    await hosts.until(b, "connected")
+    hosts.post_everywhere("depois")
+    await hosts.assert_all_in_the_database_once()
+    assert not [text for text in hosts.journal(b) if text and text.startswith("antes")]
+
+
+async def test_the_next_host_fetches_what_telegram_skips_of_private_chats_and_groups(hosts: Hosts) -> None:
+    a, b = hosts.a, hosts.b
+    await hosts.both_logged_in_and_a_running()
+    await b.start()
+    assert f"user:{hosts.user.id}" in await hosts.until(b, "waiting")
+    for connection in hosts.sandbox.wire.connections:
+        hosts.sandbox.wire.faults.stall(auth_key_id=connection.auth_key_id)
+    hosts.post_everywhere("enquanto a linha")
+    hosts.sandbox.faults.too_long(hosts.user, announce=False)
+    assert await a.stop() == 0
+    await hosts.until(b, "connected")
+    await hosts.assert_all_in_the_database_once()
+
+
+async def test_a_host_that_never_comes_back_takes_nothing_with_it(hosts: Hosts) -> None:
+    """Not what it had not received, and not what its journal had and the database did not."""
+    a, b = hosts.a, hosts.b
+    await hosts.both_logged_in_and_a_running()
+    await b.start()
+    await hosts.until(b, "waiting")
+    await hosts.until_left()
+    await hosts.stack.pgbouncer.kill()
+    try:
+        hosts.post_everywhere("só no diário de A")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(hosts.journal(a)) < 2 * 259:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(LEAVE_SECONDS + 1)  # long enough to be left, if it could be
+        await a.kill()
+    finally:
+        await hosts.stack.pgbouncer.start()
+    hosts.post_everywhere("enquanto ninguém")
+    await hosts.forget_a()
+    await hosts.until(b, "connected")
+    await hosts.assert_all_in_the_database_once()
+
+
+async def test_a_gateway_that_loses_its_journal_goes_on_where_it_was(hosts: Hosts) -> None:
+    a = hosts.a
+    await hosts.both_logged_in_and_a_running()
+    await hosts.until_left()
+    await a.kill()
+    for file in a.state_dir.glob("journal.db*"):
+        file.unlink()
+    hosts.post_everywhere("enquanto ninguém")
+    await a.start()
     await hosts.assert_all_in_the_database_once()
 
 

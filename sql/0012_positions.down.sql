@@ -1,0 +1,2 @@
+DROP TABLE telegram_gateway.chat_positions;
+DROP TABLE telegram_gateway.account_positions;
