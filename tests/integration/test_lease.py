@@ -1,9 +1,9 @@
 """The lease on a real PostgreSQL: two hosts and one account, take-overs, crashes, a database that is away."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ from gateway.database import Migrator, connect_direct, load_migrations
 from gateway.database.connection import Connection
 from gateway.database.leases import LeaseTable
 from gateway.errors import LeaseLost
+from gateway.handover import Handover
+from gateway.journal import AccountState, Batch, Journal
 from gateway.lease import PATIENCE_SECONDS, AccountLease, Leases
 from gateway.lease_record import key_lease, record_file, user_lease
 from gateway.localstack import LocalStack
@@ -21,6 +23,7 @@ from gateway.settings import Settings
 KEY = b"k" * 256
 OTHER_KEY = b"o" * 256
 USER = 7_000_001
+THEN = datetime(2026, 1, 1, tzinfo=UTC)
 RENEW_SECONDS = POLL_SECONDS = 0.05
 SOON = 10.0
 A_WHILE = 0.5  # ten looks at the lease
@@ -39,7 +42,10 @@ async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lo
 @pytest_asyncio.fixture
 async def database(postgres: LocalStack) -> AsyncIterator[Connection]:
     connection = await connect_direct(postgres.postgres.dsn)
-    await connection.execute("TRUNCATE telegram_gateway.account_leases")
+    await connection.execute(
+        "TRUNCATE telegram_gateway.account_leases, telegram_gateway.account_positions, "
+        "telegram_gateway.chat_positions"
+    )
     yield connection
     connection.terminate()
 
@@ -55,6 +61,26 @@ class Host:
         self.lease: AccountLease = self.leases.account("main")
         self.reasons: list[str] = []
         self._heartbeat = asyncio.get_running_loop().create_task(self.leases.run())
+        self.journal = Journal(state_dir / "journal.db")  # for tests that open it
+        self.delivered = asyncio.Event()
+        self.delivered.set()
+        self.handover = Handover("main", self.journal, self.lease, self._deliver)
+
+    async def _deliver(self, seq: int) -> None:
+        await self.delivered.wait()
+
+    async def runs_as_user(self, key: bytes = KEY) -> None:
+        """Until here an account comes before it goes on from where it was."""
+        await self.acquire(key)
+        await self.lease.acquire_user(USER)
+
+    async def stands(self, pts: int, channels: Mapping[int, int]) -> None:
+        """The account has come this far: its own pts, and the channels'."""
+        await self.journal.append(Batch("main", state=AccountState(pts, 0, THEN, 0, channels)))
+
+    async def where(self) -> tuple[int, Mapping[int, int]] | None:
+        state, _ = await self.journal.load_state("main")
+        return None if state is None else (state.pts, state.channels)
 
     async def acquire(self, key: bytes = KEY) -> int:
         """As an account that is about to connect; returns the epoch."""
@@ -326,6 +352,106 @@ async def test_a_database_restored_from_an_older_backup_stops_nobody(
     assert str(holder.state_dir) in await other.waits()
     assert holder.lease.epoch is not None
     assert holder.lease.epoch > 3
+
+
+async def test_another_host_starts_where_the_last_one_left_the_account(
+    database: Connection, host: Hosts
+) -> None:
+    first, second = await host("a"), await host("b")
+    async with first.journal, second.journal:
+        await first.runs_as_user()
+        await first.stands(10, {1: 100, 2: 200})
+        assert await first.handover.leave() == 2
+        await first.stands(11, {2: 201})
+        assert await first.handover.leave() == 1  # no more than what changed is written
+        await first.leases.release()
+        assert not await second.handover.adopt(second.reasons.append)  # not its business yet
+        await second.runs_as_user(OTHER_KEY)
+        assert await second.handover.adopt(second.reasons.append)
+        assert await second.where() == (11, {1: 100, 2: 201})
+        assert await second.handover.leave() == 2
+        await second.stands(12, {1: 0})  # it has left the channel
+        await second.handover.leave()
+        assert await database.fetchval("SELECT count(*) FROM telegram_gateway.chat_positions") == 1
+
+
+async def test_a_host_with_a_state_of_its_own_goes_on_from_that(database: Connection, host: Hosts) -> None:
+    first, second = await host("a"), await host("b")
+    async with first.journal, second.journal:
+        await first.runs_as_user()
+        await first.stands(10, {1: 100})
+        await first.handover.leave()
+        await first.leases.release()
+        await second.stands(5, {1: 50})
+        await second.runs_as_user()
+        assert not await second.handover.adopt(second.reasons.append)
+        assert await second.where() == (5, {1: 50})
+
+
+async def test_a_host_that_has_lost_the_lease_leaves_nothing_any_more(
+    database: Connection, host: Hosts
+) -> None:
+    first, second = await host("a"), await host("b")
+    async with first.journal, second.journal:
+        await first.runs_as_user()
+        await first.stands(10, {1: 100})
+        await first.handover.leave()
+        await first.crash()
+        await take(database, second)
+        await take(database, second, user_lease(USER, None))
+        await silence(database)
+        await second.runs_as_user()
+        await second.handover.adopt(second.reasons.append)
+        await second.stands(20, {1: 200})
+        await second.handover.leave()
+        await first.stands(15, {1: 150})  # it does not know yet
+        assert first.lease.user_claim is not None
+        assert await first.handover.leave() == 0
+        assert await database.fetchval("SELECT pts FROM telegram_gateway.account_positions") == 20
+        position = await database.fetchval("SELECT position ->> 'pts' FROM telegram_gateway.chat_positions")
+        assert position == "200"
+
+
+async def test_what_the_sinks_do_not_have_is_not_left(database: Connection, host: Hosts) -> None:
+    first, second = await host("a"), await host("b")
+    async with first.journal, second.journal:
+        await first.runs_as_user()
+        await first.stands(10, {1: 100})
+        await first.handover.leave()
+        await first.stands(11, {1: 101})
+        first.delivered.clear()
+        await first.handover.finish()  # gives up in time
+        await first.leases.release()
+        await second.runs_as_user()
+        assert await second.handover.adopt(second.reasons.append)
+        assert await second.where() == (10, {1: 100})
+
+
+async def test_no_account_starts_at_the_present_while_nobody_can_tell_where_it_stood(
+    postgres: LocalStack, database: Connection, host: Hosts
+) -> None:
+    first = await host("a")
+    async with first.journal:
+        await first.runs_as_user()
+        await first.stands(10, {1: 100})
+        await first.handover.leave()
+    await first.crash()
+    (first.state_dir / "journal.db").unlink()
+    await postgres.postgres.stop()
+    try:
+        first = await host("a")
+        async with first.journal:
+            await first.lease.acquire(KEY, first.reasons.append)  # it held the lease last
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(A_WHILE):
+                    await first.handover.adopt(first.reasons.append)
+            assert "where the account's last host stopped is not known" in first.reasons[-1]
+            await postgres.postgres.start()
+            async with asyncio.timeout(SOON):
+                assert await first.handover.adopt(first.reasons.append)
+            assert await first.where() == (10, {1: 100})
+    finally:
+        await postgres.postgres.start()
 
 
 async def test_a_database_without_the_table_says_what_to_run(database: Connection, host: Hosts) -> None:
