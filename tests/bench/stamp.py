@@ -6,7 +6,9 @@ import time
 HISTORY_FIRST = 1_000_000_000  # history is numbered from here on, and bears no time
 HISTORY = "🟢 COMPRA PETR4 | entrada 38,10 | alvos 38,90 39,40 | stop 37,60 | #1{:09}@0#"
 
-_STAMP = re.compile(rb"#(\d+)@(\d+)#")
+MOST_BYTES = 48  # of a stamp
+
+STAMP = re.compile(rb"#(\d+)@(\d+)#")
 
 
 def write(number: int) -> str:
@@ -18,5 +20,5 @@ def write(number: int) -> str:
 
 def read(body: bytes) -> tuple[int, int] | None:
     """The number and the nanosecond in a text, or in a JSON body that holds the text."""
-    found = _STAMP.search(body)
+    found = STAMP.search(body)
     return (int(found[1]), int(found[2])) if found else None
