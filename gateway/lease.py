@@ -7,26 +7,22 @@ directory remembers that.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import NoReturn
 
-import asyncpg
 import structlog
 
 from gateway import metrics
-from gateway.database import connect_direct
-from gateway.database.connection import Connection
-from gateway.database.leases import GRACE, NO_TABLE, Claim, Lease, LeaseTable
+from gateway.database.leases import GRACE, Claim, Lease, LeaseConnection, LeaseTable
 from gateway.errors import ConfigurationError, LeaseLost, SchemaError, SinkUnavailable
-from gateway.lease_record import LeaseRecord, holder_of, key_lease, record_file, user_lease
+from gateway.lease_record import LeaseRecordFile, holder_of, key_lease, user_lease
 from gateway.settings import Settings
 
 log = structlog.get_logger()
 
 RENEW_SECONDS = 5.0
 POLL_SECONDS = 2.0  # between two looks at a lease that another holds
-ANSWER_SECONDS = 5.0
 PATIENCE_SECONDS = 2.0  # for the database, at the start of an account that this host held last
 RELEASE_SECONDS = 2.0
 
@@ -39,20 +35,15 @@ class Leases:
     def __init__(
         self, settings: Settings, *, renew_seconds: float = RENEW_SECONDS, poll_seconds: float = POLL_SECONDS
     ) -> None:
-        self._dsn = settings.db_direct_dsn.get_secret_value()
-        self._password = settings.db_password.get_secret_value() if settings.db_password else None
+        self.database = LeaseConnection(settings)
+        self.record = LeaseRecordFile(settings.state_dir)
         self._state_dir = settings.state_dir
-        self._file = record_file(settings.state_dir)
         self.server = settings.server
         self.poll_seconds = poll_seconds
         # An instance of telegram-gateway@.service has its state directory from no file that a shell reads.
         usual = settings.state_dir == Settings.model_fields["state_dir"].default
         self.command = f"{'' if usual else f'TELEGRAM_STATE_DIR={settings.state_dir} '}telegram-gateway"
         self._renew_seconds = renew_seconds
-        self.record = LeaseRecord.load(self._file)
-        self._connection: Connection | None = None
-        self._lock = asyncio.Lock()
-        self._writing = asyncio.Lock()
         self._accounts: list[AccountLease] = []
         self._reachable = True
 
@@ -84,62 +75,15 @@ class Leases:
         if not claims:
             return
         try:
-            async with asyncio.timeout(RELEASE_SECONDS), self.table() as table:
+            async with asyncio.timeout(RELEASE_SECONDS), self.database.table() as table:
                 # Before it is given away: what became of a lost answer is not known.
-                await self.forget(*(claim.name for claim in claims))
+                await self.record.forget(*(claim.name for claim in claims))
                 await table.release(claims)
         except (*UNAVAILABLE, TimeoutError) as error:
             log.warning("leases_not_released", reason=str(error) or "no answer in time")
 
-    def close(self) -> None:
-        """Drops the connection; leases stay as they are."""
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
-
-    @asynccontextmanager
-    async def table(self) -> AsyncIterator[LeaseTable]:
-        """The table, for one caller at a time. Raises SinkUnavailable, ConfigurationError or SchemaError."""
-        async with self._lock:
-            if self._connection is None or self._connection.is_closed():
-                self._connection = await connect_direct(self._dsn, self._password)
-            connection = self._connection
-            silence = asyncio.get_running_loop().call_later(ANSWER_SECONDS, connection.terminate)
-            try:
-                yield LeaseTable(connection)
-            except asyncpg.UndefinedTableError:
-                raise SchemaError(NO_TABLE) from None
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-                self.close()
-                raise SinkUnavailable(f"PostgreSQL did not answer about the lease: {error}") from error
-            except asyncio.CancelledError:
-                self.close()
-                raise
-            finally:
-                silence.cancel()
-
-    async def remember(self, name: str, epoch: int) -> None:
-        """Puts on the local disk that this host holds a lease."""
-        self.record.held[name] = epoch
-        await self._write()
-
-    async def forget(self, *names: str) -> None:
-        """Puts on the local disk that this host holds these leases no more."""
-        if [self.record.held.pop(name) for name in names if name in self.record.held]:
-            await self._write()
-
-    async def learn_user(self, key: str, user_id: int) -> None:
-        """Puts on the local disk whose key this is."""
-        if self.record.users.get(key) != user_id:
-            self.record.users[key] = user_id
-            await self._write()
-
-    async def _write(self) -> None:
-        async with self._writing:
-            await asyncio.to_thread(self.record.store, self._file)
-
     async def _renew(self) -> None:
-        async with self.table() as table:
+        async with self.database.table() as table:
             claims = [claim for account in self._accounts for claim in account.claims()]
             renewed = await table.renew(claims)
             for account in self._accounts:
@@ -172,13 +116,13 @@ class AccountLease:
     @property
     def user_claim(self) -> Claim | None:
         """The lease of the Telegram user, once it is known who that is and while it is held."""
-        user_id = self._shared.record.users.get(self._key)
+        user_id = self._shared.record.user(self._key)
         name = "" if user_id is None else user_lease(user_id, self._shared.server)
         return Claim(name, self.holder, self.held[name]) if name in self.held else None
 
     def table(self) -> AbstractAsyncContextManager[LeaseTable]:
-        """As `Leases.table`."""
-        return self._shared.table()
+        """As `LeaseConnection.table`."""
+        return self._shared.database.table()
 
     async def acquire(self, auth_key: bytes, waiting: Callable[[str], None]) -> None:
         """Returns once the account may connect; `waiting` is told why not yet.
@@ -197,7 +141,7 @@ class AccountLease:
 
     async def acquire_user(self, user_id: int) -> None:
         """Once it is known whose key this is: raises LeaseLost when another host runs that user."""
-        await self._shared.learn_user(self._key, user_id)
+        await self._shared.record.learn_user(self._key, user_id)
         reason = await self._obstacle()
         if reason is not None:
             raise LeaseLost(reason)
@@ -244,9 +188,9 @@ class AccountLease:
     async def _acknowledge_loss(self) -> None:
         if not self._lost:
             return
-        await self._shared.forget(*self._lost)
+        await self._shared.record.forget(*self._lost)
         try:
-            async with self._shared.table() as table:
+            async with self._shared.database.table() as table:
                 for name in self._lost:
                     await table.stopped(name, self.holder)
         except UNAVAILABLE as error:
@@ -258,7 +202,7 @@ class AccountLease:
     async def _obstacle(self) -> str | None:
         """Acquires what is not held yet; why not, if not."""
         names = [self._key]
-        if (user_id := self._shared.record.users.get(self._key)) is not None:
+        if (user_id := self._shared.record.user(self._key)) is not None:
             names.append(user_lease(user_id, self._shared.server))
         for name in names:
             if name not in self.held and (reason := await self._acquire(name)) is not None:
@@ -266,11 +210,11 @@ class AccountLease:
         return None
 
     async def _acquire(self, name: str) -> str | None:
-        remembered = self._shared.record.held.get(name)
+        remembered = self._shared.record.epoch(name)
         try:
             async with (
                 asyncio.timeout(None if remembered is None else PATIENCE_SECONDS),
-                self._shared.table() as table,
+                self._shared.database.table() as table,
             ):
                 epoch = await table.acquire(
                     name,
@@ -292,7 +236,7 @@ class AccountLease:
             self._unconfirmed.add(name)
             self._measure()
             return None
-        await self._shared.forget(name)
+        await self._shared.record.forget(name)
         return self._why_not(lease)
 
     async def _hold(self, name: str, epoch: int) -> None:
@@ -300,7 +244,7 @@ class AccountLease:
         self._unconfirmed.discard(name)
         self._usurped.discard(name)
         self._measure()
-        await self._shared.remember(name, epoch)
+        await self._shared.record.remember(name, epoch)
         log.info("lease_held", account=self._account, lease=name, epoch=epoch)
 
     def _lose(self, name: str, lease: Lease | None) -> None:

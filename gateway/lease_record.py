@@ -1,5 +1,6 @@
 """What a gateway calls its leases and itself, and the leases it remembers on the local disk."""
 
+import asyncio
 import hashlib
 import os
 import socket
@@ -70,3 +71,40 @@ class LeaseRecord(msgspec.Struct):
 def record_file(state_dir: Path) -> Path:
     """Where a gateway with this state directory remembers its leases."""
     return state_dir / "leases.json"
+
+
+class LeaseRecordFile:
+    """The record of a running gateway, on the disk as soon as something changes."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._file = record_file(state_dir)
+        self._record = LeaseRecord.load(self._file)
+        self._writing = asyncio.Lock()
+
+    def epoch(self, name: str) -> int | None:
+        """The epoch at which this host held the lease, if it held it last."""
+        return self._record.held.get(name)
+
+    def user(self, key: str) -> int | None:
+        """Whose key this is, once known."""
+        return self._record.users.get(key)
+
+    async def remember(self, name: str, epoch: int) -> None:
+        """This host holds a lease."""
+        self._record.held[name] = epoch
+        await self._write()
+
+    async def forget(self, *names: str) -> None:
+        """This host holds these leases no more."""
+        if [self._record.held.pop(name) for name in names if name in self._record.held]:
+            await self._write()
+
+    async def learn_user(self, key: str, user_id: int) -> None:
+        """Notes whose key this is."""
+        if self._record.users.get(key) != user_id:
+            self._record.users[key] = user_id
+            await self._write()
+
+    async def _write(self) -> None:
+        async with self._writing:
+            await asyncio.to_thread(self._record.store, self._file)

@@ -4,6 +4,7 @@ A lease is free, held, or taken over by hand: then its new holder waits until th
 it stopped, or has been silent for `GRACE`. Nothing else expires.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from typing import NamedTuple
 import asyncpg
 
 from gateway.database.connection import Connection, connect_direct
-from gateway.errors import GatewayError, SchemaError
+from gateway.errors import GatewayError, SchemaError, SinkUnavailable
 from gateway.settings import Settings
 
 # A holder that can reach the database learns of a take-over with its next renewal, well within this.
 GRACE = timedelta(seconds=30)
+ANSWER_SECONDS = 5.0
 NO_TABLE = "the database lacks the tables of leases; run: telegram-gateway db migrate"
 
 _ACQUIRE = """
@@ -155,6 +157,43 @@ class LeaseTable:
     async def all(self) -> list[Lease]:
         """Every lease, in order of account and name."""
         return [Lease(**row) for row in await self.connection.fetch(f"{_ROWS} ORDER BY account, name")]
+
+
+class LeaseConnection:
+    """A gateway's one connection to the table, opened when it is needed and again when it was lost."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._dsn = settings.db_direct_dsn.get_secret_value()
+        self._password = settings.db_password.get_secret_value() if settings.db_password else None
+        self._connection: Connection | None = None
+        self._lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def table(self) -> AsyncIterator[LeaseTable]:
+        """The table, for one caller at a time. Raises SinkUnavailable, ConfigurationError or SchemaError."""
+        async with self._lock:
+            if self._connection is None or self._connection.is_closed():
+                self._connection = await connect_direct(self._dsn, self._password)
+            connection = self._connection
+            silence = asyncio.get_running_loop().call_later(ANSWER_SECONDS, connection.terminate)
+            try:
+                yield LeaseTable(connection)
+            except asyncpg.UndefinedTableError:
+                raise SchemaError(NO_TABLE) from None
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                self.close()
+                raise SinkUnavailable(f"PostgreSQL did not answer about the lease: {error}") from error
+            except asyncio.CancelledError:
+                self.close()
+                raise
+            finally:
+                silence.cancel()
+
+    def close(self) -> None:
+        """Drops the connection; leases stay as they are."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
 
 
 @asynccontextmanager

@@ -113,7 +113,7 @@ class Host:
     async def crash(self) -> None:
         self._heartbeat.cancel()
         await asyncio.wait([self._heartbeat])
-        self.leases.close()
+        self.leases.database.close()
 
 
 Hosts = Callable[[str], Awaitable[Host]]
