@@ -17,26 +17,28 @@ from gateway.journal.schema import read_bounds
 from gateway.journal.store import Store
 
 _ACCOUNT = "SELECT pts, date FROM account_state WHERE account = ?"
+# Gathered and grouped: joined, SQLite would compare every channel with every chat of the ledger.
 _CHATS = """
-WITH
-    channels AS (
-        SELECT -1000000000000 - channel_id AS chat, pts FROM channel_state WHERE account = ?1 AND pts > 0
-    ),
-    known AS (SELECT chat, base, top, compared, since FROM ledger WHERE account = ?1),
-    missing AS (
-        SELECT chat, json_group_array(json_object(
-            'first', first_id, 'last', last_id, 'source', source, 'opened_at', opened_at,
-            'reread', json(iif(reread, 'true', 'false'))
-        )) AS gaps
-        FROM (SELECT * FROM gaps WHERE account = ?1 ORDER BY id)
-        WHERE state = 'open' OR why = 'no_access'
-        GROUP BY chat
+WITH known (chat, pts, base, top, since, compared, gap) AS (
+    SELECT -1000000000000 - channel_id, pts, NULL, NULL, NULL, NULL, NULL
+    FROM channel_state WHERE account = ?1 AND pts > 0
+    UNION ALL
+    SELECT chat, NULL, base, top, since, compared, NULL FROM ledger WHERE account = ?1
+    UNION ALL
+    SELECT chat, NULL, NULL, NULL, NULL, NULL, json_object(
+        'first', first_id, 'last', last_id, 'source', source, 'opened_at', opened_at,
+        'reread', json(iif(reread, 'true', 'false'))
     )
-SELECT json_group_array(json_object(
-    'chat', chat, 'pts', pts, 'base', base, 'top', top, 'since', since,
-    'compared', json(iif(compared, 'true', 'false')), 'gaps', json(coalesce(gaps, '[]'))
-))
-FROM channels FULL JOIN known USING (chat) LEFT JOIN missing USING (chat)
+    FROM gaps WHERE account = ?1 AND (state = 'open' OR why = 'no_access')
+)
+SELECT json_group_array(json(chat_position)) FROM (
+    SELECT json_object(
+        'chat', chat, 'pts', max(pts), 'base', max(base), 'top', max(top), 'since', max(since),
+        'compared', json(iif(max(compared), 'true', 'false')),
+        'gaps', json_group_array(json(gap)) FILTER (WHERE gap IS NOT NULL)
+    ) AS chat_position
+    FROM known GROUP BY chat
+)
 """
 _ADOPT_LEDGER = """
 INSERT OR REPLACE INTO ledger (account, chat, base, top, compared, since)
