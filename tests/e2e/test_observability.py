@@ -45,6 +45,7 @@ METRICS: dict[str, tuple[dict[str, str], ...]] = {
     "connection_up": ({"account": "main"},),
     "lease_held": ({"account": "main"},),
     "lease_epoch": ({"account": "main"},),
+    "lease_position_timestamp_seconds": ({"account": "main"},),
     "channels_tracked": ({"account": "main"},),
     "reconnects_total": ({"account": "main"},),
     "rpc_errors_total": ({"account": "main", "code": "420"}, {"account": "main", "code": "500"}),
