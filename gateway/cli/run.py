@@ -46,6 +46,6 @@ async def _run(settings: Settings, notifier: Notifier) -> None:
     # All that is loaded now stays. Looking through it takes the collector 65 ms, in which nothing else runs.
     gc.collect()
     gc.freeze()
-    # The journal's writer needs the interpreter between its statements. By default a busy loop keeps it for 5 ms.
+    # The journal's writer needs the interpreter between its statements; by default a busy loop keeps it 5 ms.
     sys.setswitchinterval(SWITCH_SECONDS)
     await daemon.run()
