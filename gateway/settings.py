@@ -37,6 +37,13 @@ def _duration(value: Any) -> Any:
     return value
 
 
+def parse_duration(text: str) -> timedelta:
+    """`text` such as 7d or 90s. Raises ValueError, with what to write instead."""
+    value = _duration(text)
+    assert isinstance(value, timedelta)
+    return value
+
+
 def _size(value: Any) -> Any:
     if isinstance(value, str):
         match = _SIZE.match(value)
@@ -114,6 +121,8 @@ class Settings(BaseSettings):
 
     metrics_addr: Address = ("127.0.0.1", 4006)
     api_addr: Address = ("127.0.0.1", 4010)
+    api_rate_limit: int = Field(default=600, ge=0)  # requests a minute and token; 0: no limit
+    api_failed_limit: int = Field(default=60, ge=1)  # requests a minute and address without a good token
     log_level: str = "INFO"
 
     @field_validator("db_retention", mode="before")

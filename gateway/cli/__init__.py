@@ -21,6 +21,8 @@ _COMMANDS = {
     "media": ("media", "List the files of messages that could not be fetched, and retry them."),
     "lease": ("lease", "Show which host runs which account, and move accounts."),
     "db": ("db", "Migrate the database schema, roll it back, show its state."),
+    "api": ("api", "Serve the REST API."),
+    "token": ("token", "Create, list and revoke the API's tokens."),
     "tail": ("tail", "Print messages as they arrive."),
     "doctor": ("doctor", "Check configuration, files, servers, versions and clocks."),
     "sandbox": ("sandbox", "Run the loopback Telegram."),

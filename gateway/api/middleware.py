@@ -1,0 +1,112 @@
+"""The outermost layer of every request: its metrics, its limits, and that no error leaves as it is.
+
+Plain ASGI: Starlette's BaseHTTPMiddleware would put a task and a queue around each request.
+"""
+
+import time
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.api import metrics
+from gateway.api.problems import Problem, problem_response, unexpected
+
+log = structlog.get_logger()
+
+LARGEST_BODY = 1 << 20  # bytes
+_JSON_ONLY = "/api/"  # below this path the API speaks JSON, and event streams
+_SPOKEN = (
+    "*/*",
+    "application/*",
+    "application/json",
+    "application/problem+json",
+    "text/*",
+    "text/event-stream",
+)
+_UNMATCHED = "(none)"
+
+
+class Boundary:
+    """Wraps the whole application. Headers left in `scope["state"]["headers"]` go onto the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 0
+        size = 0
+        state = scope.setdefault("state", {})
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = message["headers"] = list(message.get("headers", ()))
+                headers.append((b"x-content-type-options", b"nosniff"))
+                for name, value in state.get("headers", {}).items():
+                    headers.append((name.lower().encode(), value.encode()))
+                _observe(scope, status, time.perf_counter() - started)
+            await send(message)
+
+        async def bounded() -> Message:
+            nonlocal size
+            message = await receive()
+            if message["type"] == "http.request":
+                size += len(message.get("body", b""))
+                if size > LARGEST_BODY:
+                    raise _too_large()
+            return message
+
+        metrics.IN_FLIGHT.inc()
+        try:
+            if (problem := _refused(scope)) is not None:
+                await problem_response(problem)(scope, receive, answer)
+            else:
+                await self._app(scope, bounded, answer)
+        except Exception as error:
+            problem = unexpected(scope, error)
+            if status:
+                raise  # half an answer is out: only breaking the connection tells the client
+            await problem_response(problem)(scope, receive, answer)
+        finally:
+            metrics.IN_FLIGHT.dec()
+
+
+def _observe(scope: Scope, status: int, seconds: float) -> None:
+    method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+    route = getattr(scope.get("route"), "path", _UNMATCHED)
+    metrics.REQUESTS.labels(method, route, str(status)).inc()
+    metrics.REQUEST_SECONDS.labels(method, route).observe(seconds)
+    log.debug("request", method=method, route=route, status=status, seconds=round(seconds, 4))
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _refused(scope: Scope) -> Problem | None:
+    headers = Headers(scope=scope)
+    length = headers.get("content-length", "")
+    if length.isdigit() and int(length) > LARGEST_BODY:
+        return _too_large()
+    if scope["path"].startswith(_JSON_ONLY) and not _acceptable(headers.get("accept", "*/*")):
+        return Problem(406, "Not Acceptable", "This API answers in application/json.")
+    return None
+
+
+def _acceptable(accept: str) -> bool:
+    if accept == "*/*":
+        return True
+    for choice in accept.split(","):
+        kind, *parameters = choice.lower().replace(" ", "").split(";")
+        if kind in _SPOKEN and not {"q=0", "q=0.0", "q=0.00", "q=0.000"} & set(parameters):
+            return True
+    return not accept.strip()
+
+
+def _too_large() -> Problem:
+    return Problem(413, "Content Too Large", f"A request's body has at most {LARGEST_BODY} bytes.")

@@ -1,0 +1,1 @@
+DROP TABLE telegram_gateway.api_tokens;
