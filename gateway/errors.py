@@ -12,6 +12,7 @@
     │   └── JournalUnusable       exit 78: damaged, of another version, in use, or not ours to write
     ├── GatewayNotRunning         a command needs the daemon, and none runs with this state directory
     ├── LeaseLost                 another host runs the account; it is disconnected until it may run here
+    ├── DeadLettersBusy           somebody else is at the dead letters; one at a time
     ├── SinkUnavailable           a sink's server did not accept a batch now; it is retried
     ├── MediaUnavailable          the media directory cannot be written now; downloads wait, nothing else does
     ├── DownloadFailed            Telegram did not give one file; it is tried again, a bounded number of times
@@ -81,6 +82,10 @@ class GatewayNotRunning(GatewayError):
 
 class LeaseLost(GatewayError):
     """Another host runs this account: it must disconnect here at once, and wait."""
+
+
+class DeadLettersBusy(GatewayError):
+    """Somebody else looks at the dead letters or requeues some; only one may at a time."""
 
 
 class SinkUnavailable(GatewayError):
