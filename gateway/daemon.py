@@ -17,7 +17,7 @@ from gateway import __version__, metrics
 from gateway.control import serve_control
 from gateway.errors import SessionDead
 from gateway.handover import Handover
-from gateway.health import JournalStatus, SinkStatus, Status, problems_of
+from gateway.health import JournalStatus, OpenGap, OpenGaps, SinkStatus, Status, problems_of
 from gateway.http import serve
 from gateway.journal import Journal
 from gateway.lease import Leases
@@ -39,6 +39,7 @@ log = structlog.get_logger()
 STATUS_SECONDS = 5.0
 HEARTBEAT_SECONDS = 1.0
 LOOP_LAG_SECONDS = 0.25
+LISTED_GAPS = 500  # there may be one for every chat
 # Events that backfill may be ahead of a sink that is up: live messages wait behind them. The two sinks that
 # gather need more at once to keep up.
 BACKFILL_AHEAD = {"rabbitmq": 25, "redis": 300, "timescaledb": 1_000}
@@ -110,7 +111,7 @@ class Daemon:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self._journal)
                 await stack.enter_async_context(
-                    serve(self._settings.metrics_addr, metrics.REGISTRY, self.status)
+                    serve(self._settings.metrics_addr, metrics.REGISTRY, self.status, self.open_gaps)
                 )
                 self._runners = [
                     SinkRunner(sink, self._journal, linger_seconds=_LINGER_SECONDS[sink.name])
@@ -176,6 +177,11 @@ class Daemon:
                 *(self._media.problems if self._media else ()),
             ],
         )
+
+    async def open_gaps(self) -> OpenGaps:
+        """The newest open gaps of every account."""
+        gaps = await self._journal.gaps(None, limit=LISTED_GAPS)
+        return OpenGaps(sum(self._journal.open_gaps.values()), [OpenGap.of(gap) for gap in gaps])
 
     async def _run_parts(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -1,8 +1,10 @@
 """What the daemon says of itself, in one value: for `/health`, `/status`, `status --json` and systemd."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from datetime import datetime
+from typing import Literal, Self
 
+from gateway.journal import Gap
 from gateway.telegram.account import AccountHealth
 
 
@@ -28,6 +30,33 @@ class JournalStatus:
     limit_bytes: int
     last_seq: int
     full: bool
+
+
+@dataclass(frozen=True)
+class OpenGap:
+    """Ids of a chat that are still to fetch; `channel_id` is null where ids count per account."""
+
+    account: str
+    channel_id: str | None
+    first_id: int
+    last_id: int
+    source: str
+    reread: bool
+    since: datetime
+
+    @classmethod
+    def of(cls, gap: Gap) -> Self:
+        """The journal's gap as others see it."""
+        chat = str(gap.chat) if gap.chat else None
+        return cls(gap.account, chat, gap.first, gap.last, gap.source, gap.reread, gap.opened_at)
+
+
+@dataclass(frozen=True)
+class OpenGaps:
+    """The newest open gaps, and how many there are in all."""
+
+    total: int
+    gaps: list[OpenGap]
 
 
 @dataclass(frozen=True)

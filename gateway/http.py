@@ -1,4 +1,4 @@
-"""The daemon's own HTTP port: `/metrics`, `/health`, `/ready` and `/status`, on loopback by default."""
+"""The daemon's own HTTP port: `/metrics`, `/health`, `/ready`, `/status`, `/gaps`; on loopback by default."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,14 +10,17 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from gateway.errors import ConfigurationError
-from gateway.health import Status
+from gateway.health import OpenGaps, Status
 
 _encoder = msgspec.json.Encoder()
 
 
 @asynccontextmanager
 async def serve(
-    address: tuple[str, int], registry: CollectorRegistry, status: Callable[[], Awaitable[Status]]
+    address: tuple[str, int],
+    registry: CollectorRegistry,
+    status: Callable[[], Awaitable[Status]],
+    gaps: Callable[[], Awaitable[OpenGaps]],
 ) -> AsyncIterator[int]:
     """Serves until the block ends; yields the port (of use when `address` asks for port 0).
 
@@ -38,11 +41,15 @@ async def serve(
     async def full_status(_request: web.Request) -> web.Response:
         return _json(await status(), 200)
 
+    async def open_gaps(_request: web.Request) -> web.Response:
+        return _json(await gaps(), 200)
+
     app = web.Application()
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/health", health)
     app.router.add_get("/ready", ready)
     app.router.add_get("/status", full_status)
+    app.router.add_get("/gaps", open_gaps)
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     try:

@@ -8,8 +8,10 @@ from typing import Any, Self
 from redis.asyncio import Redis
 
 from gateway.api.auth import Authenticator
+from gateway.api.caching import ResponseCache
 from gateway.api.connections import Database, open_database, open_redis
 from gateway.api.daemon import DaemonClient
+from gateway.api.health import HealthCheck
 from gateway.api.rate_limit import AddressLimit, RateLimiter
 from gateway.settings import Settings
 
@@ -30,6 +32,8 @@ class Resources:
         self.daemon = DaemonClient(settings.metrics_addr)
         self.rate_limiter = RateLimiter(self.redis, settings.api_rate_limit)
         self.authenticator = Authenticator(self.database, AddressLimit(settings.api_failed_limit), self.start)
+        self.cache = ResponseCache(self.redis)
+        self.health = HealthCheck(settings, self.database, self.redis, self.daemon, self.start)
         self._stack = AsyncExitStack()
         self._group = asyncio.TaskGroup()
         self._parts: set[asyncio.Task[Any]] = set()
@@ -53,6 +57,7 @@ class Resources:
         await self.database  # it makes no connection yet
         await self._stack.enter_async_context(self._group)
         self.start(self.authenticator.run(), "tokens used")
+        self.start(self.cache.run(), "cache marks")
         return self
 
     async def __aexit__(self, *failure: Any) -> bool | None:

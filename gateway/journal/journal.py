@@ -20,9 +20,18 @@ from gateway.journal.position import Position, adopt_position
 from gateway.journal.prune import CHUNK_ROWS, prune_chunk
 from gateway.journal.quarantine import Quarantined, remove_quarantined, set_quarantine_reason
 from gateway.journal.reader import Reader
-from gateway.journal.records import AccountState, Batch, ChatLedger, Gap, JournalStats, Record
+from gateway.journal.records import (
+    AccountState,
+    Batch,
+    ChatLedger,
+    Gap,
+    JournalStats,
+    LedgerChanges,
+    Record,
+)
 from gateway.journal.schema import io_failure, lock
 from gateway.journal.store import Row, Store
+from gateway.journal.switches import ChatId, load_switched_off, switch
 from gateway.journal.tail import Tail
 from gateway.journal.writer import Append, Commit, Job, Ping, Stop, Task, Writer
 
@@ -161,13 +170,30 @@ class Journal:
         """What is known of each of an account's chats (by marked id; 0 for ids that count per account)."""
         return await self._on_reader(self._reader.ledger, account)
 
-    async def gaps(self, account: str, chat: int | None = None, state: str = "open") -> list[Gap]:
-        """The account's gaps of one state, in one chat or all, those opened last first."""
-        return await self._on_reader(self._reader.gaps, account, chat, state)
+    async def gaps(
+        self, account: str | None, chat: int | None = None, state: str = "open", limit: int = -1
+    ) -> list[Gap]:
+        """An account's gaps of one state, or all accounts', in one chat or all, those opened last first."""
+        return await self._on_reader(self._reader.gaps, account, chat, state, limit)
 
     async def next_gaps(self, account: str, paused: Sequence[int], limit: int) -> list[Gap]:
         """The account's open gaps in the order in which to fetch them, without those of `paused` chats."""
         return await self._on_reader(self._reader.next_gaps, account, paused, limit)
+
+    async def switched_off(self) -> set[ChatId]:
+        """The chats that people had switched off when that was last known."""
+        return await self._on_writer(lambda store: load_switched_off(store.connection))
+
+    async def switch(
+        self, off: Sequence[ChatId], on: Sequence[ChatId], changes: Mapping[str, LedgerChanges]
+    ) -> None:
+        """Remembers chats that went off and came back, with the ledger's `changes` for each account."""
+        await self._on_writer(lambda store: switch(store, off, on, changes))
+
+    def recheck_gaps(self) -> None:
+        """Lets those who wait for gaps look again: others than before may be fetched now."""
+        self.gaps_version += 1
+        self._wake_gaps()
 
     async def wait_gaps_moved(self, version: int) -> None:
         """Returns as soon as `gaps_version` is not `version`."""
