@@ -36,6 +36,9 @@ REMEMBERED = 10_000  # tokens, and as many hashes that are of none
 LONGEST_TOKEN = 256
 
 BEARER = "bearer"
+# The web console's token is in a cookie, which counts only beside a header that no other site's page can send.
+CONSOLE_COOKIE = "telegram_gateway_console"
+CONSOLE_HEADER = "X-Console"
 _CHALLENGE = 'Bearer realm="telegram-gateway"'
 
 
@@ -205,7 +208,9 @@ def presented(request: Request) -> str | None:
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and credentials:
         return credentials.strip()
-    return request.headers.get("x-api-token")
+    if (token := request.headers.get("x-api-token")) is not None:
+        return token
+    return request.cookies.get(CONSOLE_COOKIE) if CONSOLE_HEADER in request.headers else None
 
 
 def _make_room(remembered: dict[bytes, Any]) -> None:
