@@ -36,7 +36,7 @@ REMEMBERED = 10_000  # tokens, and as many hashes that are of none
 LONGEST_TOKEN = 256
 
 BEARER = "bearer"
-# The web console's token is in a cookie, which counts only beside a header that no other site's page can send.
+# The web console's token is in a cookie, which counts only beside a header that no other site can send.
 CONSOLE_COOKIE = "telegram_gateway_console"
 CONSOLE_HEADER = "X-Console"
 _CHALLENGE = 'Bearer realm="telegram-gateway"'
