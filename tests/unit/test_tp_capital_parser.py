@@ -12,7 +12,7 @@ from gateway.sandbox.signals import remark
 from gateway.tp_capital.notation import is_ticker, parse_price
 from gateway.tp_capital.parser import MAX_CHARACTERS, Reason, Signal, parse
 
-# Some twenty times what the slowest of them takes here; what is not linear takes seconds.
+# Ten times what the slowest takes on a busy machine; what is not linear takes seconds.
 SECONDS_FOR_THE_LONGEST = 0.5
 
 
@@ -362,6 +362,12 @@ WORDS = ["ATIVO", "COMPRA", "VENDA", "ALVO", "ALVO 1", "STOP", "PETR4", "A", "DE
 words = st.sampled_from([*WORDS, *",9-: \n%X*", "\ufdfa", "𝟭", "½", "\u0301", "\ud83d"])
 
 
+def seconds_to_parse(text: str) -> float:
+    began = time.thread_time()
+    parse(text)
+    return time.thread_time() - began
+
+
 @given(
     st.lists(words | st.characters(), min_size=1, max_size=12)
     .map("".join)
@@ -378,9 +384,9 @@ words = st.sampled_from([*WORDS, *",9-: \n%X*", "\ufdfa", "𝟭", "½", "\u0301"
 @example("x" * 1_000_000)
 @settings(max_examples=300, deadline=None)
 def test_whatever_the_longest_message_holds_is_read_at_once(text: str) -> None:
-    began = time.process_time()
+    # Three times: the collector may come by once.
+    assert any(seconds_to_parse(text) < SECONDS_FOR_THE_LONGEST for _ in range(3))
     said = parse(text)
-    assert time.process_time() - began < SECONDS_FOR_THE_LONGEST
     if isinstance(said, Signal):
         assert is_ticker(said.ticker)
         assert said.buy_min is not None or (said.targets and said.stop is not None)
