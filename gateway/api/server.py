@@ -55,7 +55,6 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     server = Server(
         uvicorn.Config(
             app,
-            http="httptools",
             ws="none",
             lifespan="on",
             log_config=None,

@@ -139,11 +139,34 @@ class _NewToken(httpx.Auth):
 @pytest_asyncio.fixture(scope="session")
 async def stack() -> AsyncIterator[LocalStack]:
     """The servers of these tests, without Sentinels: they would take a Redis that is down for good."""
-    async with LocalStack(servers=("postgres", "pgbouncer", "redis", "rabbitmq")) as running:
+    async with migrated(("postgres", "pgbouncer", "redis", "rabbitmq")) as running:
+        yield running
+
+
+@asynccontextmanager
+async def migrated(servers: Collection[str]) -> AsyncIterator[LocalStack]:
+    """Servers with the newest schema."""
+    async with LocalStack(servers=servers) as running:
         connection = await connect_direct(running.postgres.dsn)
         await Migrator(connection, load_migrations()).migrate(lambda _: None)
         connection.terminate()
         yield running
+
+
+async def telegram_gateway(environment: Mapping[str, str], *arguments: str, code: int = 0) -> str:
+    """What the command printed, once it has ended with `code`."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "gateway",
+        *arguments,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    printed, _ = await process.communicate()
+    assert process.returncode == code, printed.decode()
+    return printed.decode()
 
 
 @asynccontextmanager
