@@ -14,6 +14,8 @@ import structlog
 from aiohttp import web
 
 from gateway import __version__, metrics
+from gateway.channel_control import ChannelControl
+from gateway.channel_switches import ChannelSwitches
 from gateway.control import serve_control
 from gateway.errors import SessionDead
 from gateway.handover import Handover
@@ -29,6 +31,7 @@ from gateway.sinks.runner import SinkRunner
 from gateway.systemd import Heartbeat, Notifier, Watchdog
 from gateway.tasks import root_cause, run_together
 from gateway.telegram.account import Account
+from gateway.telegram.chats import Switches
 from gateway.telegram.history import HistoryDesk
 from gateway.telegram.server import ServerAddress
 from gateway.telegram.session import SessionDirectory
@@ -75,6 +78,7 @@ class Daemon:
         self._handovers = {
             name: Handover(name, self._journal, lease, self._stored) for name, lease in leases.items()
         }
+        switches = Switches()
         self._accounts = [
             Account(
                 name,
@@ -84,6 +88,7 @@ class Daemon:
                 api_hash=api_hash,
                 server=server,
                 chats=settings.chats,
+                switches=switches,
                 lease=leases.get(name),
                 handover=self._handovers.get(name),
                 room=self._room_for_history,
@@ -91,6 +96,15 @@ class Daemon:
             )
             for name in settings.accounts
         ]
+        self._history = HistoryDesk(self._journal, self._accounts, self._drain)
+        self._control: ChannelControl | None = None
+        if settings.enable_db:
+            self._control = ChannelControl(
+                settings,
+                ChannelSwitches(self._journal, self._accounts, switches),
+                self._accounts,
+                self._history,
+            )
         self._runners: list[SinkRunner] = []
 
     def stop(self) -> None:
@@ -131,7 +145,7 @@ class Daemon:
         """What the commands of this host may ask for; each part brings its own."""
         return [
             *QuarantineDesk(self._journal, self._runners).routes(),
-            *HistoryDesk(self._journal, self._accounts, self._drain).routes(),
+            *self._history.routes(),
         ]
 
     async def status(self) -> Status:
@@ -200,6 +214,8 @@ class Daemon:
                 services.append(group.create_task(self._media.run(), name="media"))
             if self._leases:
                 services.append(group.create_task(self._leases.run(), name="leases"))
+            if self._control:
+                services.append(group.create_task(self._control.run(), name="channel control"))
             services += [group.create_task(one.run(), name="handover") for one in self._handovers.values()]
             sinks = [group.create_task(runner.run(), name="sink") for runner in self._runners]
             accounts = group.create_task(self._run_accounts(), name="accounts")
@@ -237,6 +253,8 @@ class Daemon:
                 log.error("session_dead", account=account.name, reason=str(error))  # noqa: TRY400
                 account.settled.set()  # the others' readiness must not wait for it
 
+        if self._control:
+            await self._control.wait_first()
         async with asyncio.TaskGroup() as group:
             for account in self._accounts:
                 group.create_task(run(account), name=f"account {account.name}")

@@ -85,6 +85,15 @@ BACKFILLED = _counter(
     "result",
 )
 
+# What people ask for through the database
+CHATS_SWITCHED_OFF = _gauge(
+    "chats_switched_off", "Chats that are not captured because people switched them off."
+)
+CONTROL_READ = _gauge(
+    "channel_control_read_timestamp_seconds",
+    "When the database was last asked which chats are off; 0 before the first answer.",
+)
+
 # Sinks
 SINK_UP = _gauge("sink_up", "1 while the sink's server accepts batches.", "sink")
 SINK_DELIVERED = _counter("sink_delivered_total", "Events acknowledged by the sink's server.", "sink")

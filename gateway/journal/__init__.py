@@ -16,10 +16,12 @@ from gateway.journal.records import (
     Settled,
     SinkStats,
 )
+from gateway.journal.switches import ChatId
 
 __all__ = [
     "AccountState",
     "Batch",
+    "ChatId",
     "ChatLedger",
     "ChatPosition",
     "Gap",

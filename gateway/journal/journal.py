@@ -31,7 +31,7 @@ from gateway.journal.records import (
 )
 from gateway.journal.schema import io_failure, lock
 from gateway.journal.store import Row, Store
-from gateway.journal.switches import ChatId, load_switched_off, switch
+from gateway.journal.switches import ChatId, switch
 from gateway.journal.tail import Tail
 from gateway.journal.writer import Append, Commit, Job, Ping, Stop, Task, Writer
 
@@ -182,7 +182,7 @@ class Journal:
 
     async def switched_off(self) -> set[ChatId]:
         """The chats that people had switched off when that was last known."""
-        return await self._on_writer(lambda store: load_switched_off(store.connection))
+        return await self._on_reader(self._reader.switched_off)
 
     async def switch(
         self, off: Sequence[ChatId], on: Sequence[ChatId], changes: Mapping[str, LedgerChanges]

@@ -29,6 +29,7 @@ _LOAD_GAPS = """
 SELECT json_group_array(json_array(account, chat, id, first_id, last_id, source, reread, opened_at))
 FROM (SELECT * FROM gaps WHERE state = 'open' ORDER BY first_id)
 """
+_LOAD_HELD = "SELECT json_group_array(chat) FROM switched_off WHERE scope <> 0"
 _SET_CHATS = """
 INSERT INTO ledger (account, chat, base, top, compared, since)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, ?1 FROM json_each(?2) WHERE true
@@ -97,6 +98,7 @@ class Ledger:
     def load(self) -> None:
         """Forgets what is not committed."""
         self._dirty.clear()
+        self._held = set(msgspec.json.decode(self._execute(_LOAD_HELD).get))
         self._chats = {
             (account, chat): _Chat(account, chat, base, top, bool(compared))
             for account, chat, base, top, compared in msgspec.json.decode(self._execute(_LOAD_CHATS).get)
@@ -141,6 +143,23 @@ class Ledger:
             self._execute(_SET_CHATS, (microseconds(utc_now()), msgspec.json.encode(rows).decode()))
             self._dirty.clear()
 
+    def hold(self, chat_id: int) -> None:
+        """Notes how far a chat whose ids count per account was captured, in every account that may be in it.
+
+        What is still to be fetched of the account's ids will be fetched without this chat's messages.
+        """
+        for account, known in [(c.account, c) for c in self._chats.values() if c.id == ACCOUNT_IDS]:
+            mark = min([known.top, *(gap.first - 1 for gap in known.gaps if not gap.reread)])
+            entry = self._chats.get((account, chat_id)) or self._track(account, chat_id, mark)
+            if mark < entry.top:
+                entry.top, entry.base = mark, min(entry.base, mark)
+                self._dirty.add(entry)
+        self._held.add(chat_id)
+
+    def release(self, chat_id: int) -> None:
+        """The chat is captured again, and what was missed until now has been entered."""
+        self._held.discard(chat_id)
+
     def prune(self, before: int) -> None:
         """Removes what was captured before a time (microseconds); what is absent stays explained for ever."""
         self._execute(_PRUNE, (before,))
@@ -157,6 +176,8 @@ class Ledger:
                 continue
             key = fetched if fetched is not None else ACCOUNT_IDS if scope else chat_id
             chat = self._chats.get((account, key))
+            if key == ACCOUNT_IDS and kind == NEW:
+                self._follow(account, chat_id, message_id)
             if kind == DELETED:
                 if chat is not None:
                     self._fill(chat, filled.pop(chat, ()))
@@ -175,6 +196,13 @@ class Ledger:
                 filled.setdefault(chat, []).append(message_id)
         for chat, ids in filled.items():
             self._fill(chat, ids)
+
+    def _follow(self, account: str, chat_id: int, message_id: int) -> None:
+        """A chat that has been switched off before knows how far it is captured now."""
+        own = self._chats.get((account, chat_id))
+        if own is not None and message_id > own.top and chat_id not in self._held:
+            own.top = message_id
+            self._dirty.add(own)
 
     def _fill(self, chat: _Chat, ids: Sequence[int]) -> None:
         for first, last in _runs(ids):

@@ -18,6 +18,7 @@ from gateway.journal.position import Position, read_position
 from gateway.journal.quarantine import Quarantined, count_quarantined, next_quarantined
 from gateway.journal.records import AccountState, ChatLedger, Gap, JournalStats, Record, SinkStats
 from gateway.journal.schema import connect, io_failure, read_bounds, read_cursors, require_schema
+from gateway.journal.switches import ChatId, load_switched_off
 
 # A body is JSON on one line: the encoder escapes line breaks inside strings.
 _READ = """
@@ -153,6 +154,10 @@ class Reader:
             chat: ChatLedger(base, top, mark, moment(since), bool(compared), bool(no_access))
             for chat, base, top, mark, since, compared, no_access in rows
         }
+
+    def switched_off(self) -> set[ChatId]:
+        """The chats that people had switched off when that was last known."""
+        return load_switched_off(self._connection)
 
     def count_quarantined(self) -> dict[str, int]:
         """How many records each sink has in quarantine; sinks without any are left out."""

@@ -10,7 +10,7 @@ import apsw
 
 from gateway.errors import JournalError, JournalUnusable
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_TIMEOUT_MS = 5000
 PAGE_CACHE_KIB = 8192
 WAL_KEPT_BYTES = 16 << 20  # what the WAL file is cut back to once it starts over
@@ -108,6 +108,16 @@ CREATE INDEX gaps_by_chat ON gaps (account, chat, last_id);
 CREATE INDEX gaps_open ON gaps (first_id) WHERE state = 'open';
 """
 
+# What people switched off, as last read from the database: `scope` is 0, or the user whose account numbers
+# the chat's messages.
+SWITCHES = """
+CREATE TABLE IF NOT EXISTS switched_off (
+    scope INTEGER NOT NULL,
+    chat INTEGER NOT NULL,
+    PRIMARY KEY (scope, chat)
+) WITHOUT ROWID;
+"""
+
 # Version 1 had no ledger: each channel begins at the newest message that the journal holds of it, and so do
 # the ids that an account's other chats share.
 FIRST_LEDGER = """
@@ -152,7 +162,7 @@ def upgrade(connection: apsw.Connection) -> None:
     if not empty and connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").get is None:
         return
     version = 0 if empty else connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").get
-    steps = {0: SCHEMA + LEDGER, 1: LEDGER + FIRST_LEDGER}
+    steps = {0: SCHEMA + LEDGER + SWITCHES, 1: LEDGER + FIRST_LEDGER + SWITCHES, 2: SWITCHES}
     if version in steps:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(steps[version]).fetchall()

@@ -22,11 +22,11 @@ from gateway.journal import Batch, Journal
 from gateway.lease import AccountLease, NoLease
 from gateway.tasks import run_together
 from gateway.telegram.backfill import Backfill
-from gateway.telegram.chats import ChatFilter, Directory
+from gateway.telegram.chats import ChatFilter, Directory, Switches
 from gateway.telegram.client import GatewayClient
 from gateway.telegram.dialogs import patiently, read_dialogs
 from gateway.telegram.reasons import UndecodableAnswer, reason
-from gateway.telegram.reconcile import reconcile
+from gateway.telegram.reconcile import Reconciled, reconcile
 from gateway.telegram.server import ServerAddress
 from gateway.telegram.session import GatewaySession, SessionDirectory, StoredSession
 
@@ -84,6 +84,7 @@ class Account:
         api_hash: str,
         server: ServerAddress | None = None,
         chats: tuple[str, ...] = (),
+        switches: Switches | None = None,
         lease: AccountLease | NoLease | None = None,
         handover: Handover | None = None,
         room: Callable[[], Awaitable[None]],
@@ -99,8 +100,9 @@ class Account:
         self._room = room
         self._beside = beside
         self._directory = Directory()
-        self._wanted = ChatFilter(chats, self._directory)
+        self._wanted = ChatFilter(chats, self._directory, switches)
         self._intake_since: float | None = None
+        self._comparisons: list[asyncio.Future[Reconciled]] = []
         self.health = AccountHealth(name, since=time.time())
         self.client: GatewayClient | None = None  # while it is connected
         self.ready = asyncio.Event()
@@ -158,6 +160,14 @@ class Account:
     def intake_alive(self) -> bool:
         """False when one batch has been on its way into the journal for too long."""
         return self._intake_since is None or time.monotonic() - self._intake_since < STUCK_SECONDS
+
+    async def compare_now(self) -> Reconciled:
+        """Has all dialogs compared, and returns what that found; waits for a connection."""
+        done: asyncio.Future[Reconciled] = asyncio.get_running_loop().create_future()
+        self._comparisons.append(done)
+        if self.client is not None:
+            self.client.message_box.ask_comparison()
+        return await done
 
     async def _one_connection(self, stored: StoredSession) -> Exception:
         """Connects, stays connected, and returns what ended the connection."""
@@ -285,6 +295,7 @@ class Account:
 
     async def _reconcile(self, client: GatewayClient) -> bool:
         """Returns whether Telegram gave the dialogs."""
+        waiting = list(self._comparisons)
         try:
             found = await reconcile(client, self._journal)
         except _DEAD:
@@ -292,6 +303,10 @@ class Account:
         except errors.RPCError as error:
             log.warning("reconcile_failed", account=self.name, reason=reason(error))
             return False
+        self._comparisons = [done for done in self._comparisons if done not in waiting]
+        for done in waiting:
+            if not done.done():
+                done.set_result(found)
         self.health.channels = client.channels_tracked
         metrics.CHANNELS_TRACKED.labels(self.name).set(self.health.channels)
         log.info(

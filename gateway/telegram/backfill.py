@@ -60,6 +60,7 @@ class Backfill:
         self._due = 0.0  # when the next part of a history may be committed
         self._not_before: dict[int, float] = {}
         self._failures: dict[int, int] = {}
+        self._switches = 0  # the version of what is off as gaps were last looked at
         self._narrowed: dict[int, int] = {}  # page sizes where an answer could not be decoded
 
     async def run(self) -> None:
@@ -68,7 +69,9 @@ class Backfill:
             version = self._journal.gaps_version
             now = time.monotonic()
             self._not_before = {chat: until for chat, until in self._not_before.items() if until > now}
-            gaps = await self._journal.next_gaps(self._client.account, list(self._not_before), PAGE)
+            self._switches = self._client.wanted.switches.version
+            left_out = [*self._not_before, *self._client.wanted.chats_off()]
+            gaps = await self._journal.next_gaps(self._client.account, left_out, PAGE)
             if not gaps:
                 await self._wait(version)
                 continue
@@ -212,6 +215,8 @@ class Backfill:
 
     async def _commit(self, parts: list[Gap], events: list[Event], why: str) -> None:
         """Commits what was found in parts of one chat's gaps; what was not is absent."""
+        if self._client.wanted.switches.version != self._switches:
+            return  # what was left out of this page may not be what is off now: it is fetched again
         settled = [Settled(p.chat, p.first, p.last, why, p.id if p.reread else None) for p in parts]
         ledger = LedgerChanges(settled=settled, fetched=parts[0].chat)
         for event in events:

@@ -2,12 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from telethon.tl import types
 
 from gateway.event import ChatType, Event, Sender
+from gateway.journal import ChatId, LedgerChanges
 from gateway.telegram.plain import clean_text
 
 MAX_PEOPLE = 50_000  # names of senders kept in memory; the oldest-seen go first
@@ -108,19 +109,57 @@ def _username(entity: Any) -> str | None:
     return None
 
 
-class ChatFilter:
-    """Whether an event's chat is one the operator wants: all, or a list of marked ids and @names."""
+class Switches:
+    """The chats that people have switched off, for all accounts. `version` moves with each change."""
 
-    def __init__(self, chats: Iterable[str], directory: Directory) -> None:
+    def __init__(self) -> None:
+        self.off: frozenset[ChatId] = frozenset()
+        self.keys: frozenset[str] = frozenset()
+        self.version = 0
+
+    def set(self, off: Iterable[ChatId]) -> None:
+        """From now on these are off, and no others."""
+        self.off = frozenset(off)
+        self.keys = frozenset(chat.key for chat in self.off)
+        self.version += 1
+
+
+class ChatFilter:
+    """Whether an account's chat is captured: the operator's list names it (ids and @names; none means all),
+    and nobody has switched it off.
+    """
+
+    def __init__(self, chats: Iterable[str], directory: Directory, switches: Switches | None = None) -> None:
+        self.switches = switches or Switches()
+        self.user_id = 0  # whose account it is, once that is known
         self._ids = {chat for chat in chats if not chat.startswith("@")}
         self._names = {chat[1:].lower() for chat in chats if chat.startswith("@")}
         self._directory = directory
 
     def __call__(self, event: Event) -> bool:
-        return self.wants(event.channel_id)
+        return self.lists(event.channel_id) and event.chat_key not in self.switches.keys
 
     def wants(self, chat_id: str) -> bool:
-        """Whether a chat (by its marked id) is one that the operator wants."""
+        """Whether a chat (by its marked id) is captured now."""
+        return self.lists(chat_id) and not self.is_off(int(chat_id))
+
+    def is_off(self, chat_id: int) -> bool:
+        """Whether people have switched a chat off."""
+        return ChatId(0 if is_channel(chat_id) else self.user_id, chat_id) in self.switches.off
+
+    def chats_off(self) -> list[int]:
+        """Those of this account that are off."""
+        return [chat for scope, chat in self.switches.off if scope in (0, self.user_id)]
+
+    def of_captured(self, changes: LedgerChanges) -> LedgerChanges:
+        """`changes` without what Telegram skipped in chats that are off."""
+        missing = [missing for missing in changes.missing if not self.is_off(missing.chat)]
+        return replace(
+            changes, missing=missing, reread=[chat for chat in changes.reread if not self.is_off(chat)]
+        )
+
+    def lists(self, chat_id: str) -> bool:
+        """Whether a chat is one that the operator wants, be it on or off."""
         if not self._ids and not self._names:
             return True
         if chat_id in self._ids:

@@ -125,8 +125,7 @@ class GatewayClient(PatientClient):
         async def session_created(message: Any) -> None:
             await created(message)
             # Pushes before it may be lost.
-            self.message_box.compare = True
-            self.message_box.attention.set()
+            self.message_box.ask_comparison()
 
         handlers[types.NewSessionCreated.CONSTRUCTOR_ID] = session_created
 
@@ -136,6 +135,7 @@ class GatewayClient(PatientClient):
         """Asks who this is; until then updates wait. Raises UnauthorizedError when it is nobody any more."""
         me = (await self(functions.users.GetUsersRequest([types.InputUserSelf()])))[0]
         self._mb_entity_cache.set_self_user(me.id, me.bot, me.access_hash)
+        self.wanted.user_id = me.id
         self._directory.learn([me], [])
         self._converter = Converter(self.account, me.id, self._directory)
         return me
@@ -318,7 +318,7 @@ class GatewayClient(PatientClient):
         box = self.message_box
         pts, qts = box.account_state()
         state = AccountState(pts, qts, box.date, box.seq, box.take_dirty()) if pts else None
-        return state, hashes, box.take_skipped()
+        return state, hashes, self.wanted.of_captured(box.take_skipped())
 
     async def _save_states_and_entities(self) -> None:
         """Nothing: the journal holds the state, committed with the events it follows from."""

@@ -5,7 +5,8 @@ outlive the request, the connection and the process.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -31,12 +32,16 @@ PROGRESS_SECONDS = 0.25  # between two lines of progress
 
 
 class HistoryOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """A chat (marked id or @name), from a moment on or its newest `limit` messages, before what is known."""
+    """A chat (marked id or @name), from a moment on or its newest `limit` messages, before what is known.
+
+    With `to_present` also what is newer than anything known; and, without a moment, only that.
+    """
 
     chat: str
     since: datetime | None = None
     limit: int | None = None
     account: str | None = None
+    to_present: bool = False
 
 
 class OpenOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +51,17 @@ class OpenOrder(msgspec.Struct, frozen=True, kw_only=True):
     first: int
     last: int
     account: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHistory:
+    """What an order came to: ids of a chat in an account's ledger; none when `first` is above `last`."""
+
+    account: Account
+    chat: int
+    first: int
+    last: int
+    started: datetime
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,27 +91,41 @@ class HistoryDesk:
     async def _backfill(self, request: web.Request) -> web.StreamResponse:
         order = await body_of(request, HistoryOrder)
         async with json_lines(request) as (response, send):
-            account, client, chat, peer = await self._find(order.chat, order.account)
-            first, last = await self._range(client, chat, peer, order)
-            started = utc_now()
-            if first <= last:
-                missing = Missing(chat, last, ASKED_FOR, first)
-                await self._journal.append(Batch(account.name, ledger=LedgerChanges(missing=[missing])))
-            total = left = await self._left(account, chat, first, last)
-            while True:
-                connected = account.client is not None
-                progress = Progress(
-                    chat=str(chat), account=account.name, connected=connected, total=total, left=left
-                )
+            history = await self.open_history(order)
+            async for progress in self.progress(history):
                 await send(progress)
-                if not left:
-                    break
-                await asyncio.sleep(PROGRESS_SECONDS)
-                left = await self._left(account, chat, first, last)
             await self._delivered()
-            absent = await self._absent_since(account, chat, started)
+            absent = await self.absent(history)
             await send(msgspec.structs.replace(progress, absent=absent))
         return response
+
+    async def open_history(self, order: HistoryOrder) -> OpenHistory:
+        """Opens what was asked for as a gap. Raises GatewayError when it cannot be."""
+        account, client, chat, peer = await self._find(order.chat, order.account)
+        if client.wanted.is_off(chat):
+            raise ConfigurationError(f"the chat {order.chat} is switched off; switch it on first")
+        first, last = await self._range(client, chat, peer, order)
+        started = utc_now()
+        if first <= last:
+            missing = Missing(chat, last, ASKED_FOR, first)
+            await self._journal.append(Batch(account.name, ledger=LedgerChanges(missing=[missing])))
+        return OpenHistory(account, chat, first, last, started)
+
+    async def progress(self, history: OpenHistory) -> AsyncIterator[Progress]:
+        """How far it is fetched, a few times a second, until all of it is."""
+        total = left = await self._left(history)
+        while True:
+            yield Progress(
+                chat=str(history.chat),
+                account=history.account.name,
+                connected=history.account.client is not None,
+                total=total,
+                left=left,
+            )
+            if not left:
+                return
+            await asyncio.sleep(PROGRESS_SECONDS)
+            left = await self._left(history)
 
     async def _open(self, request: web.Request) -> web.Response:
         order = await body_of(request, OpenOrder)
@@ -141,9 +171,14 @@ class HistoryDesk:
         """The ids to fetch: from what was asked for, up to where the ledger begins."""
         ledger = await self._journal.ledger(client.account)
         known = ledger.get(chat if is_channel(chat) else ACCOUNT_IDS)
+        # Where ids count per account, what is newer than what is known has no beginning in this chat.
+        to_present = order.to_present and is_channel(chat)
         try:
-            last = await newest_id(client, peer) if known is None else known.base
-            first = 1 if order.since is None else await first_id_since(client, peer, order.since)
+            last = await newest_id(client, peer) if known is None or to_present else known.base
+            if order.since is not None:
+                first = await first_id_since(client, peer, order.since)
+            else:
+                first = 1 if known is None or not to_present else known.top + 1
             if order.limit is not None:
                 first = max(first, await id_before(client, peer, last, order.limit))
         except errors.RPCError as error:
@@ -152,10 +187,17 @@ class HistoryDesk:
             ) from None
         return first, last
 
-    async def _left(self, account: Account, chat: int, first: int, last: int) -> int:
-        gaps = await self._journal.gaps(account.name, chat, "open")
-        return sum(max(0, min(gap.last, last) - max(gap.first, first) + 1) for gap in gaps if not gap.reread)
+    async def absent(self, history: OpenHistory) -> int:
+        """How many ids Telegram turned out not to have."""
+        gaps = await self._journal.gaps(history.account.name, history.chat, "absent")
+        return sum(
+            gap.last - gap.first + 1 for gap in gaps if gap.closed_at and gap.closed_at >= history.started
+        )
 
-    async def _absent_since(self, account: Account, chat: int, moment: datetime) -> int:
-        gaps = await self._journal.gaps(account.name, chat, "absent")
-        return sum(gap.last - gap.first + 1 for gap in gaps if gap.closed_at and gap.closed_at >= moment)
+    async def _left(self, history: OpenHistory) -> int:
+        gaps = await self._journal.gaps(history.account.name, history.chat, "open")
+        return sum(
+            max(0, min(gap.last, history.last) - max(gap.first, history.first) + 1)
+            for gap in gaps
+            if not gap.reread
+        )

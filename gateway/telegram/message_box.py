@@ -130,8 +130,7 @@ class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
             self.missing.append(Missing(ACCOUNT_IDS, diff.newest_id, "too_long"))
             self.reread.append(ACCOUNT_IDS)
             # The channels in which something happened are not named either.
-            self.compare = True
-            self.attention.set()
+            self.ask_comparison()
         own = _take_own(diff, ACCOUNT)
         updates, users, chats = super().apply_difference(diff, chat_hashes)
         return [*updates, *own], users, chats
@@ -182,6 +181,10 @@ class GatewayMessageBox(MessageBox):  # type: ignore[misc]  # untyped base
     def note_skipped(self, channel: int) -> None:
         """A channel's state will move on over a stretch that nobody could read; the dialogs tell its end."""
         self.reread.append(marked_channel(channel))
+        self.ask_comparison()
+
+    def ask_comparison(self) -> None:
+        """Has all dialogs compared soon."""
         self.compare = True
         self.attention.set()
 

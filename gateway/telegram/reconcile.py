@@ -53,14 +53,17 @@ async def reconcile(client: GatewayClient, journal: Journal) -> Reconciled:
             client.learn(answer.users, answer.chats)
             client.meet(answer.users)
             newest_of_all = max([newest_of_all, *(d.top_message for d in page if d.pts is None)])
-            dialogs |= {dialog.chat: dialog for dialog in page if client.wanted.wants(str(dialog.chat))}
+            dialogs |= {dialog.chat: dialog for dialog in page if client.wanted.lists(str(dialog.chat))}
     except UndecodableAnswer:
         # The chats behind it have been used less lately than the one that cannot be told.
         complete = False
         log.warning("dialogs_incomplete", account=client.account, chats=len(dialogs))
     box = client.message_box
     channels = {chat: dialog for chat, dialog in dialogs.items() if dialog.pts}
-    newest_account_id = max((d.top_message for d in dialogs.values() if d.pts is None), default=0)
+    newest_account_id = max(
+        (d.top_message for d in dialogs.values() if d.pts is None and not client.wanted.is_off(d.chat)),
+        default=0,
+    )
     behind = {
         channel_of(chat)
         for chat, dialog in channels.items()
@@ -70,7 +73,7 @@ async def reconcile(client: GatewayClient, journal: Journal) -> Reconciled:
 
     await client.intake.checkpoint()
     ledger = await journal.ledger(client.account)
-    changes = await _what_is_new(client, ledger, channels, newest_of_all if complete else None)
+    changes = await _what_is_new(client, ledger, dialogs, newest_of_all if complete else None)
     if changes:
         await journal.append(Batch(client.account, ledger=changes))
     for chat, dialog in channels.items():
@@ -81,7 +84,11 @@ async def reconcile(client: GatewayClient, journal: Journal) -> Reconciled:
         log.info("channels_not_in_dialogs", account=client.account, count=len(client.unreadable))
     box.unreachable -= asked_for
 
-    tops = {chat: dialog.top_message for chat, dialog in channels.items() if channel_of(chat) not in behind}
+    tops = {
+        chat: dialog.top_message
+        for chat, dialog in channels.items()
+        if channel_of(chat) not in behind and not client.wanted.is_off(chat)
+    }
     tops[ACCOUNT_IDS] = newest_account_id
     suspects = _above(tops, ledger) - {missing.chat for missing in changes.missing}
     if behind or ACCOUNT_IDS in suspects:
@@ -93,7 +100,7 @@ async def reconcile(client: GatewayClient, journal: Journal) -> Reconciled:
 async def _what_is_new(
     client: GatewayClient,
     ledger: dict[int, ChatLedger],
-    channels: dict[int, ChatDialog],
+    dialogs: dict[int, ChatDialog],
     newest_account_id: int | None,
 ) -> LedgerChanges:
     account = ledger.get(ACCOUNT_IDS)
@@ -101,8 +108,15 @@ async def _what_is_new(
     missing: list[Missing] = []
     reread: list[int] = []
     reopened: list[int] = []
-    for chat, dialog in channels.items():
+    for chat, dialog in dialogs.items():
         known = ledger.get(chat)
+        off = client.wanted.is_off(chat)
+        if dialog.pts is None and off and known is None:
+            mark = newest_account_id if account is None else account.mark
+            if mark is not None:
+                tracked[chat] = mark  # what comes behind it is missed once it is switched on
+        if not dialog.pts:
+            continue
         if known is not None and known.no_access and dialog.joined is not None:
             reopened.append(chat)
         if known is None or not known.compared:
@@ -112,8 +126,13 @@ async def _what_is_new(
                 first = await _first_id_since(client, chat, joined)
                 if first is None:
                     continue  # the next comparison tries again
+                if off:
+                    tracked[chat] = first - 1
+                    continue
                 missing.append(Missing(chat, dialog.top_message, "joined", first))
             tracked[chat] = dialog.top_message
+        elif off:
+            continue
         elif channel_of(chat) not in client.message_box.map:
             # Its state was lost, so whatever happened in it since is unknown.
             missing.append(Missing(chat, dialog.top_message, "reconciliation"))
