@@ -18,6 +18,7 @@ _COMMANDS = {
     "backfill": ("backfill", "Fetch a chat's history."),
     "replay": ("replay", "Deliver a time range once more to one sink."),
     "quarantine": ("quarantine", "List, retry and drop records that a sink refused for good."),
+    "dlq": ("dlq", "List, show, requeue and drop messages that consumers gave up on."),
     "media": ("media", "List the files of messages that could not be fetched, and retry them."),
     "lease": ("lease", "Show which host runs which account, and move accounts."),
     "db": ("db", "Migrate the database schema, roll it back, show its state."),
