@@ -125,6 +125,14 @@ class Settings(BaseSettings):
     api_failed_limit: int = Field(default=60, ge=1)  # requests a minute and address without a good token
     log_level: str = "INFO"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, values: Any) -> Any:
+        # As with variables: an empty credential stands in for a file that a unit names and nobody wrote.
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value != ""}
+
     @field_validator("db_retention", mode="before")
     @classmethod
     def _retention_off(cls, value: Any) -> Any:

@@ -10,6 +10,7 @@ from tests.systemd.machine import Machine
 
 PLAIN = "telegram-gateway.service"
 TEMPLATE = "telegram-gateway@.service"
+API = "telegram-gateway-api.service"
 
 
 def directives(unit: str) -> list[str]:
@@ -18,7 +19,7 @@ def directives(unit: str) -> list[str]:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-@pytest.mark.parametrize("unit", [PLAIN, TEMPLATE])
+@pytest.mark.parametrize("unit", [PLAIN, TEMPLATE, API])
 def test_the_sandbox_around_the_daemon_leaves_an_exposure_of_at_most_one_and_a_half(unit: str) -> None:
     judged = subprocess.run(
         ["systemd-analyze", "security", "--no-pager", "--offline=yes", "--threshold=15", UNITS / unit],
@@ -30,8 +31,14 @@ def test_the_sandbox_around_the_daemon_leaves_an_exposure_of_at_most_one_and_a_h
 
 
 def test_systemd_finds_nothing_to_complain_about_in_the_units(machine: Machine) -> None:
-    complaints = machine.run("systemd-analyze", "verify", "--man=no", PLAIN, "telegram-gateway@main.service")
-    assert complaints == ""
+    units = (PLAIN, "telegram-gateway@main.service", API)
+    assert machine.run("systemd-analyze", "verify", "--man=no", *units) == ""
+
+
+def test_the_api_is_locked_in_as_the_daemon_is() -> None:
+    daemon, api = directives(PLAIN), directives(API)
+    lock = daemon[daemon.index("NoNewPrivileges=yes") :]
+    assert api[api.index("NoNewPrivileges=yes") :] == lock
 
 
 def test_the_template_differs_from_the_plain_unit_only_in_what_is_an_accounts_own() -> None:
