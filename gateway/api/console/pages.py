@@ -8,10 +8,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
 from gateway import __version__
-from gateway.api.auth import CONSOLE_COOKIE, CONSOLE_HEADER, Caller, Reader
+from gateway.api.auth import CONSOLE_COOKIE, CONSOLE_HEADER, Caller, presented
 from gateway.api.console.assets import assets
 from gateway.api.model import ApiModel
 from gateway.api.problems import Problem
+from gateway.api.resources import Resources
 
 router = APIRouter(include_in_schema=False)
 
@@ -87,10 +88,13 @@ async def static_file(path: str, request: Request) -> Response:
     return Response(asset.body, headers=headers, media_type=asset.media_type)
 
 
-@router.get("/console/session")
-async def session(caller: Reader) -> Session:
-    """Who is signed in."""
-    return _session(caller)
+@router.get("/console/session", response_model=None)
+async def session(request: Request) -> Session | Response:
+    """Who is signed in; 204 when nobody is."""
+    token = presented(request)
+    if token is None:
+        return Response(status_code=204)
+    return _session(await _authenticate(request, token))
 
 
 @router.post("/console/session")
@@ -104,8 +108,7 @@ async def sign_in(
     _require_own_page(console)
     if not form.token.isascii() or len(form.token) > LONGEST_TOKEN:
         raise Problem(401, "Unauthorized", "This is no token of this gateway's.")
-    address = request.client.host if request.client else ""
-    caller = await request.app.state.resources.authenticator.authenticate(form.token, address)
+    caller = await _authenticate(request, form.token)
     response.set_cookie(
         CONSOLE_COOKIE,
         form.token,
@@ -142,6 +145,11 @@ async def view(view: str) -> Response:
 def _page(template: str, status: int = 200, **values: str) -> Response:
     body = _templates.get_template(template).render(views=VIEWS, version=__version__, **values)
     return HTMLResponse(body, status, headers=_HEADERS)
+
+
+async def _authenticate(request: Request, token: str) -> Caller:
+    resources: Resources = request.app.state.resources
+    return await resources.authenticator.authenticate(token, request.client.host if request.client else "")
 
 
 def _session(caller: Caller) -> Session:
