@@ -24,6 +24,7 @@ _COMMANDS = {
     "db": ("db", "Migrate the database schema, roll it back, show its state."),
     "api": ("api", "Serve the REST API."),
     "token": ("token", "Create, list and revoke the API's tokens."),
+    "tp-capital": ("tp_capital", "Run TP Capital's worker, which stores trading signals."),
     "tail": ("tail", "Print messages as they arrive."),
     "doctor": ("doctor", "Check configuration, files, servers, versions and clocks."),
     "sandbox": ("sandbox", "Run the loopback Telegram."),

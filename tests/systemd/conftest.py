@@ -60,7 +60,8 @@ def _install(root: Path) -> None:
     command.chmod(0o755)
 
     units = root / "etc/systemd/system"
-    for unit in ("telegram-gateway.service", "telegram-gateway@.service", "telegram-gateway-api.service"):
+    for shipped in UNITS.glob("*.service"):
+        unit = shipped.name
         shutil.copy(UNITS / unit, units)
         drop_in = units / f"{unit}.d"
         drop_in.mkdir()

@@ -11,6 +11,7 @@ from tests.systemd.machine import Machine
 PLAIN = "telegram-gateway.service"
 TEMPLATE = "telegram-gateway@.service"
 API = "telegram-gateway-api.service"
+TP_CAPITAL = "telegram-gateway-tp-capital.service"
 
 
 def directives(unit: str) -> list[str]:
@@ -19,7 +20,7 @@ def directives(unit: str) -> list[str]:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-@pytest.mark.parametrize("unit", [PLAIN, TEMPLATE, API])
+@pytest.mark.parametrize("unit", [PLAIN, TEMPLATE, API, TP_CAPITAL])
 def test_the_sandbox_around_the_daemon_leaves_an_exposure_of_at_most_one_and_a_half(unit: str) -> None:
     judged = subprocess.run(
         ["systemd-analyze", "security", "--no-pager", "--offline=yes", "--threshold=15", UNITS / unit],
@@ -31,14 +32,15 @@ def test_the_sandbox_around_the_daemon_leaves_an_exposure_of_at_most_one_and_a_h
 
 
 def test_systemd_finds_nothing_to_complain_about_in_the_units(machine: Machine) -> None:
-    units = (PLAIN, "telegram-gateway@main.service", API)
+    units = (PLAIN, "telegram-gateway@main.service", API, TP_CAPITAL)
     assert machine.run("systemd-analyze", "verify", "--man=no", *units) == ""
 
 
-def test_the_api_is_locked_in_as_the_daemon_is() -> None:
-    daemon, api = directives(PLAIN), directives(API)
+@pytest.mark.parametrize("unit", [API, TP_CAPITAL])
+def test_the_others_are_locked_in_as_the_daemon_is(unit: str) -> None:
+    daemon, other = directives(PLAIN), directives(unit)
     lock = daemon[daemon.index("NoNewPrivileges=yes") :]
-    assert api[api.index("NoNewPrivileges=yes") :] == lock
+    assert other[other.index("NoNewPrivileges=yes") :] == lock
 
 
 def test_the_template_differs_from_the_plain_unit_only_in_what_is_an_accounts_own() -> None:
