@@ -60,7 +60,7 @@ async def connected(dsn: str) -> AsyncIterator[Connection]:
 @asynccontextmanager
 async def emptied(dsn: str) -> AsyncIterator[Connection]:
     async with connected(dsn) as connection:
-        await connection.execute("DROP SCHEMA IF EXISTS telegram_gateway CASCADE")
+        await connection.execute("DROP SCHEMA IF EXISTS telegram_gateway, tp_capital CASCADE")
         yield connection
 
 
@@ -97,11 +97,11 @@ async def down(connection: Connection, to: int = 0) -> list[int]:
 
 
 async def objects(connection: Connection) -> set[tuple[str, str]]:
-    """Everything in our schema, by kind and name."""
+    """Everything in our schemas, by kind and name."""
     rows = await connection.fetch(
         """
         SELECT 'relation ' || relkind::text AS kind, relname::text AS name
-        FROM pg_class WHERE relnamespace = to_regnamespace('telegram_gateway')
+        FROM pg_class WHERE relnamespace IN (to_regnamespace('telegram_gateway'), to_regnamespace('tp_capital'))
         UNION ALL
         SELECT 'function', oid::regprocedure::text
         FROM pg_proc WHERE pronamespace = to_regnamespace('telegram_gateway')
