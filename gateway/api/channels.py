@@ -137,8 +137,8 @@ class NewChannel(ApiModel):
     channel_id: ChannelId
     account_scope: int = Field(default=0, ge=0, lt=1 << 63, examples=[0])
     type: ChatType | None = Field(default=None, description="By default what the id tells.")
-    title: str | None = Field(default=None, max_length=255, pattern=r"^[^\0]*$", examples=["TP Sinais"])
-    username: str | None = Field(default=None, max_length=64, pattern=r"^[^\0]*$", examples=["tp_sinais"])
+    title: str | None = Field(default=None, max_length=255, pattern=r"^[^\x00]*$", examples=["TP Sinais"])
+    username: str | None = Field(default=None, max_length=64, pattern=r"^[^\x00]*$", examples=["tp_sinais"])
     is_active: bool = True
 
 
@@ -159,7 +159,7 @@ async def list_channels(
     hidden: Annotated[bool, Query(description="Those taken off the list, instead of the list.")] = False,
     search: Annotated[
         str | None,
-        Query(max_length=100, pattern=r"^[^\0]*$", description="In title and name; or an id."),
+        Query(max_length=100, pattern=r"^[^\x00]*$", description="In title and name; or an id."),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=1000, examples=[100])] = 100,
     cursor: Annotated[
