@@ -53,7 +53,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     requeued: int
     kind: str | None
     chat_key: str | None
-    telegram_message_id: str | None
+    telegram_message_id: int | None
     body_bytes: int
     headers: dict[str, Any]
 
@@ -82,7 +82,7 @@ def read_letter(message: AbstractIncomingMessage, occurrence: int = 1) -> DeadLe
         requeued=_number(headers.get(REQUEUED_HEADER)) or 0,
         kind=_text(headers.get("x-kind")),
         chat_key=chat or _text(headers.get("x-channel-id")),
-        telegram_message_id=_text(headers.get("cloudEvents_subject")),
+        telegram_message_id=_number(headers.get("cloudEvents_subject")),
         body_bytes=len(message.body),
         headers=headers,
     )

@@ -183,6 +183,7 @@ class _Hand:
     letters: list[DeadLetter] = field(default_factory=list)
     _queue: AbstractQueue = field(init=False)
     _messages: dict[str, AbstractIncomingMessage] = field(default_factory=dict)  # by letter, until settled
+    _alike: Counter[str] = field(default_factory=Counter)  # letters by what identifies them
     _newer: list[AbstractIncomingMessage] = field(default_factory=list)
     _unconfirmed: int = 0
 
@@ -192,14 +193,13 @@ class _Hand:
         ready = min(self._queue.declaration_result.message_count or 0, MOST_LETTERS)
         if not ready:
             return
-        messages: list[AbstractIncomingMessage] = []
         arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
         await self._channel.set_qos(prefetch_count=ready)
         tag = await self._queue.consume(arrived.put, no_ack=False)
-        while len(messages) < ready:
+        while len(self.letters) < ready:
             try:
                 async with asyncio.timeout(QUIET):
-                    messages.append(await arrived.get())
+                    self._add(await arrived.get())
             except TimeoutError:
                 # Some may have expired since they were counted. This is answered after all on the way.
                 last = await self._queue.get(no_ack=False, fail=False)
@@ -209,15 +209,15 @@ class _Hand:
                     break
         await self._queue.cancel(tag)
         while not arrived.empty():
-            messages.append(arrived.get_nowait())
-        alike: Counter[str] = Counter()
-        for message in messages:
-            letter = read_letter(message)
-            alike[letter.id] += 1
-            if alike[letter.id] > 1:
-                letter = read_letter(message, alike[letter.id])
-            self.letters.append(letter)
-            self._messages[letter.id] = message
+            self._add(arrived.get_nowait())
+
+    def _add(self, message: AbstractIncomingMessage) -> None:
+        letter = read_letter(message)
+        self._alike[letter.id] += 1
+        if self._alike[letter.id] > 1:
+            letter = read_letter(message, self._alike[letter.id])
+        self.letters.append(letter)
+        self._messages[letter.id] = message
 
     def body(self, letter: DeadLetter) -> bytes:
         """What the letter's message says."""

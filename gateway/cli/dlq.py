@@ -169,7 +169,7 @@ def _row(letter: DeadLetter) -> tuple[str, ...]:
         _local(letter.at),
         letter.consumer or "unknown",
         letter.chat_key or "",
-        letter.telegram_message_id or letter.message_id or "",
+        str(letter.telegram_message_id or letter.message_id or ""),
         "" if letter.attempts is None else str(letter.attempts),
         str(letter.requeued) if letter.requeued else "",
         letter.reason,

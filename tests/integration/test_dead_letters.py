@@ -135,7 +135,7 @@ async def test_a_list_tells_who_gave_up_on_what_and_why(desk: Desk) -> None:
     listing = await desk.letters.list(Selection(consumer="ana"), limit=2)
     assert listing.total == 3
     first, second = listing.letters
-    assert (first.telegram_message_id, second.telegram_message_id) == ("1", "2")
+    assert (first.telegram_message_id, second.telegram_message_id) == (1, 2)
     assert (first.consumer, first.queue, first.attempts) == ("ana", "telegram.consumer.ana", 3)
     assert (first.reason, first.by, first.at) == ("no price in it", "consumer", NOW + timedelta(seconds=1))
     assert (first.message_id, first.chat_key) == (new(1).id, new(1).chat_key)
@@ -249,9 +249,9 @@ async def test_letters_of_the_brokers_own_making_are_told_and_requeued(desk: Des
     await desk.until(3)
     letters = (await desk.letters.list()).letters
     assert {letter.telegram_message_id: letter.reason.split()[:2] for letter in letters} == {
-        "1": ["the", "consumer"],
-        "2": ["it", "expired"],
-        "3": ["its", "consumer"],
+        1: ["the", "consumer"],
+        2: ["it", "expired"],
+        3: ["its", "consumer"],
     }
     assert {(letter.consumer, letter.queue, letter.by) for letter in letters} == {
         ("ana", queue.name, "broker")
