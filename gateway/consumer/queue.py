@@ -32,6 +32,7 @@ from gateway.tasks import run_together
 
 log = structlog.get_logger()
 
+STANDBY_CHECK = 1.0  # seconds
 SUSPECT_DELIVERIES = 2  # how often a message came back without an answer until it is taken alone
 
 
@@ -180,6 +181,7 @@ class Tap:
         self._effects = effects
         self._dead_letters = dead_letters
         self._lanes = effects.lanes
+        self._loop = asyncio.get_running_loop()
         self.queue_name = queue_name
         self.closed = False
         self._why_closed = "the broker closed the channel"
@@ -259,7 +261,12 @@ class Tap:
         if not self._out:
             return True
         queue = await self._channel.declare_queue(self.queue_name, passive=True, timeout=ANSWER_TIMEOUT)
-        return (queue.declaration_result.consumer_count or 0) <= 1
+        # A subscription that ended counts for as long as something that came over it is out.
+        ours = {item.tag for item in self._out} | {self._tag}
+        alone = (queue.declaration_result.consumer_count or 0) <= len(ours)
+        if not alone:
+            self._loop.call_later(STANDBY_CHECK, self._wake.set)
+        return alone
 
     async def _begin(self, prefetch: int) -> None:
         # The broker gives a consumer its prefetch when it begins: a new one starts with all of it.
