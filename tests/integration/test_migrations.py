@@ -101,7 +101,8 @@ async def objects(connection: Connection) -> set[tuple[str, str]]:
     rows = await connection.fetch(
         """
         SELECT 'relation ' || relkind::text AS kind, relname::text AS name
-        FROM pg_class WHERE relnamespace IN (to_regnamespace('telegram_gateway'), to_regnamespace('tp_capital'))
+        FROM pg_class
+        WHERE relnamespace IN (to_regnamespace('telegram_gateway'), to_regnamespace('tp_capital'))
         UNION ALL
         SELECT 'function', oid::regprocedure::text
         FROM pg_proc WHERE pronamespace = to_regnamespace('telegram_gateway')
