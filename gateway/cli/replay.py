@@ -100,7 +100,7 @@ def _sink(settings: Settings, name: str) -> Sink:
 
 
 def _within_cache(span: Span) -> Span:
-    from gateway.sinks.redis import HOT_SECONDS
+    from gateway.sinks.redis_script import HOT_SECONDS
 
     oldest = utc_now() - timedelta(seconds=HOT_SECONDS)
     if span.since >= oldest:
