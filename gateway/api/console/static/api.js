@@ -14,10 +14,10 @@ export class ApiError extends Error {
 }
 
 /** The JSON of an answer, null when it has no body. `query` leaves out what is empty. */
-export async function request(path, { method = "GET", query = {}, body, signal } = {}) {
+export async function request(path, { method = "GET", query = {}, body, headers = {}, signal } = {}) {
   const response = await send(path + queryString(query), {
     method,
-    headers: { ...OWN_PAGE, Accept: "application/json", ...(body ? { "Content-Type": "application/json" } : {}) },
+    headers: { ...headers, ...OWN_PAGE, Accept: "application/json", ...(body ? { "Content-Type": "application/json" } : {}) },
     body: body ? JSON.stringify(body) : undefined,
     signal: signal ? AbortSignal.any([signal, AbortSignal.timeout(ANSWER_MS)]) : AbortSignal.timeout(ANSWER_MS),
   });

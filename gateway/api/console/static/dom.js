@@ -54,18 +54,16 @@ export function skeleton(lines = 6) {
   return h("div", { class: "skeleton" }, h("div", { class: "unseen" }, "Loading …"), bars);
 }
 
-/** Text in which the parts between `open` and `close` stand in <mark>. */
-export function marked(text, open, close) {
+/** Text of which the ranges [{start, end}], in order, stand in <mark>. */
+export function highlighted(text, ranges = []) {
   const parts = [];
-  for (const [index, piece] of text.split(open).entries()) {
-    const end = index ? piece.indexOf(close) : -1;
-    if (end < 0) {
-      parts.push(piece);
-    } else {
-      parts.push(h("mark", {}, piece.slice(0, end)), piece.slice(end + close.length));
-    }
+  let at = 0;
+  for (const { start, end } of ranges) {
+    parts.push(text.slice(at, start), h("mark", {}, text.slice(start, end)));
+    at = end;
   }
-  return parts.filter((part) => part !== "");
+  parts.push(text.slice(at));
+  return parts;
 }
 
 /** One tab stop for a list: the arrow keys, Home and End go through the elements that match `selector`. */

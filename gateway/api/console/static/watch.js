@@ -4,7 +4,7 @@ import { request } from "./api.js";
 import { may } from "./session.js";
 
 const EVERY_MS = 4000;
-const LETTERS_EVERY = 4; // rounds: counting them goes to the broker
+const LETTERS_EVERY_MS = 60000; // to count them, the API takes them all out of their queue for a moment
 const REMEMBERED = 90; // samples of each sink's lag: six minutes
 
 export const watch = Object.assign(new EventTarget(), {
@@ -16,7 +16,7 @@ export const watch = Object.assign(new EventTarget(), {
   lags: new Map(), // sink → its lags, oldest first
 });
 
-let round = 0;
+let countedAt = -Infinity;
 let timer = 0;
 let asking = false;
 
@@ -38,8 +38,7 @@ export async function ask() {
       const lags = watch.lags.get(sink.name) ?? [];
       watch.lags.set(sink.name, [...lags, sink.lagEvents].slice(-REMEMBERED));
     }
-    if (may("admin") && round % LETTERS_EVERY === 0) await countLetters();
-    round += 1;
+    if (may("admin") && performance.now() - countedAt > LETTERS_EVERY_MS) await countLetters();
   } catch (error) {
     watch.error = error;
   } finally {
@@ -50,6 +49,7 @@ export async function ask() {
 }
 
 async function countLetters() {
+  countedAt = performance.now();
   try {
     watch.letters = (await request("/api/dead-letters", { query: { limit: 1 } })).total;
   } catch (error) {

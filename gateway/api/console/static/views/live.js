@@ -1,0 +1,152 @@
+// Live: messages as they come, newest first. The list is bounded; while it is paused, what comes is kept aside.
+
+import { follow, queryString } from "../api.js";
+import { blank, find, h, icon, rove, state } from "../dom.js";
+import { offer, queryOf, titleOf, keyOf } from "../directory.js";
+import { contentOf, entry, showMessage } from "../entry.js";
+import { plural } from "../format.js";
+
+const SHOWN = 300;
+const SPOKEN_EVERY_MS = 8000; // a summary: each message read out would never end
+
+let view = null;
+
+export function open(section) {
+  view = new Live(section);
+  view.connect();
+  return () => view.close();
+}
+
+/** Pauses, or goes on. */
+export function toggle() {
+  view?.toggle();
+}
+
+class Live {
+  constructor(section) {
+    this.list = find("[data-list]", section);
+    this.blank = find("[data-blank]", section);
+    this.fresh = find("[data-fresh]", section);
+    this.spoken = find("[data-spoken]", section);
+    this.chat = find("[data-chat]", section);
+    this.words = find("[data-words]", section);
+    this.pause = find("[data-pause]", section);
+    this.section = section;
+    this.leaving = new AbortController();
+    this.following = null;
+    this.paused = false;
+    this.kept = [];
+    this.unspoken = 0;
+    this.state = null;
+    const on = (element, type, listener) => element.addEventListener(type, listener, { signal: this.leaving.signal });
+    on(this.chat, "change", () => this.connect());
+    on(this.words, "input", () => this.filter());
+    on(this.pause, "click", () => this.toggle());
+    on(find("[data-clear]", section), "click", () => this.clear());
+    this.roving ??= rove(this.list, ".entry-open");
+    this.timer = setInterval(() => this.speak(), SPOKEN_EVERY_MS);
+    this.show();
+    this.clear();
+    offer(this.chat);
+  }
+
+  close() {
+    clearInterval(this.timer);
+    this.leaving.abort();
+    this.following?.abort();
+  }
+
+  connect() {
+    this.following?.abort();
+    this.following = new AbortController();
+    this.clear();
+    this.state = ["off", "Connecting …", "wait"];
+    this.show();
+    const query = this.chat.value ? queryOf(this.chat.value) : {};
+    follow(`/api/stream${queryString(query)}`, {
+      signal: this.following.signal,
+      onOpen: () => {
+        this.state = ["ok", "Connected", "live"];
+        this.show();
+      },
+      onEvent: (event) => this.take(JSON.parse(event.data)),
+      onLost: (error, again = true) => {
+        this.state = ["bad", again ? `${error.message} Trying again …` : error.message];
+        this.show();
+      },
+    });
+  }
+
+  take(message) {
+    this.unspoken += 1;
+    if (this.paused) {
+      this.kept.push(message);
+      this.kept.splice(0, this.kept.length - SHOWN);
+      this.show();
+    } else {
+      this.add(message);
+    }
+  }
+
+  add(message) {
+    const row = entry(message, { moment: message.receivedAt, onOpen: () => showMessage(message) });
+    row.dataset.words = `${contentOf(message)}\n${message.sender?.name ?? ""}\n${message.chatTitle ?? titleOf(keyOf(message))}`.toLowerCase();
+    row.hidden = !this.matches(row);
+    row.classList.add("fresh");
+    this.list.prepend(row);
+    while (this.list.children.length > SHOWN) {
+      const last = this.list.lastElementChild;
+      if (last.contains(document.activeElement)) break; // the keyboard is on it
+      last.remove();
+    }
+    this.roving();
+    this.showBlank();
+  }
+
+  matches(row) {
+    return row.dataset.words.includes(this.words.value.trim().toLowerCase());
+  }
+
+  filter() {
+    for (const row of this.list.children) row.hidden = !this.matches(row);
+    this.showBlank();
+  }
+
+  toggle() {
+    this.paused = !this.paused;
+    const kept = this.kept;
+    this.kept = [];
+    for (const message of kept) this.add(message);
+    this.pause.setAttribute("aria-pressed", String(this.paused));
+    this.pause.classList.toggle("pressed", this.paused);
+    this.pause.replaceChildren(icon(this.paused ? "play" : "pause"), h("span", {}, this.paused ? "Go on" : "Pause"));
+    this.show();
+  }
+
+  clear() {
+    this.list.replaceChildren();
+    this.kept = [];
+    this.showBlank();
+  }
+
+  show() {
+    if (!this.state) return;
+    const waiting = this.kept.length ? `, ${plural(this.kept.length, "new message")} waiting` : "";
+    this.fresh.replaceChildren(this.paused && this.state[0] === "ok" ? state("warn", `Paused${waiting}`, "pause") : state(...this.state));
+    this.showBlank();
+  }
+
+  showBlank() {
+    const none = ![...this.list.children].some((row) => !row.hidden);
+    if (!none) this.blank.replaceChildren();
+    else if (!this.blank.children.length) {
+      this.blank.append(blank("live", "Nothing yet", "A message appears here as soon as the gateway has stored it."));
+    }
+  }
+
+  speak() {
+    if (!this.unspoken) return;
+    this.spoken.textContent = `${plural(this.unspoken, "new message")}${this.paused ? ", paused" : ""}`;
+    this.unspoken = 0;
+  }
+}
