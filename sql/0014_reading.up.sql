@@ -302,7 +302,8 @@ BEGIN
         FROM unnest($2, $3, $4) WITH ORDINALITY i (account_scope, channel_id, message_id, place)
         JOIN telegram_gateway.message_processing p ON (p.consumer, p.account_scope, p.channel_id, p.message_id)
             = ($1, i.account_scope, i.channel_id, i.message_id)
-        LEFT JOIN telegram_gateway.message_arrivals a USING (account_scope, channel_id, message_id)
+        LEFT JOIN telegram_gateway.message_arrivals a ON (a.account_scope, a.channel_id, a.message_id)
+            = (i.account_scope, i.channel_id, i.message_id)
         ORDER BY i.place;
 END
 $$;

@@ -15,4 +15,4 @@ def answering(server: str) -> Iterator[None]:
     try:
         yield
     except (asyncpg.PostgresError, asyncpg.InterfaceError, RedisError, OSError) as error:
-        raise SinkUnavailable(f"{server} does not answer: {error or type(error).__name__}") from error
+        raise SinkUnavailable(f"{server} did not answer: {str(error) or type(error).__name__}") from error
