@@ -128,12 +128,10 @@ class Authenticator:
                 return None
             # Each of these costs a query: an address that only guesses gets no more of them.
             self._failures.refuse_if_exhausted(address)
-        # Not cancelled with the request: asyncpg would send a cancel, on which poolers have crashed.
         lookup = self._lookups.get(digest)
         if lookup is None:
             lookup = self._lookups[digest] = self._start(self._ask(digest), "token lookup")
-        await asyncio.wait((lookup,), timeout=ANSWER_SECONDS)
-        if lookup.done() and not lookup.cancelled() and lookup.result():
+        if await self._database.answered(lookup, ANSWER_SECONDS) and lookup.result():
             return self._known.get(digest)
         if known is None or now - known.confirmed_at >= GRACE_SECONDS:
             raise unavailable("Tokens cannot be checked now: the database does not answer.")

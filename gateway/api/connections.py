@@ -4,9 +4,10 @@ Nothing is connected before it is used, so the API starts whatever is down. A se
 alone for a moment: requests meanwhile fail at once and do not queue up behind its timeouts.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import asyncpg
 from redis.asyncio import ConnectionPool, Redis
@@ -21,10 +22,9 @@ from gateway.database import connect
 from gateway.errors import ConfigurationError, SinkUnavailable
 from gateway.settings import Settings
 
-Database: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-
 DATABASE_CONNECTIONS = 10  # of the 100 that PgBouncer takes, and the 20 that it has itself
 IDLE_SECONDS = 300.0
+WAIT_SECONDS = 5.0  # for one of them to be free
 REDIS_CONNECT_SECONDS = 1.0
 REDIS_ANSWER_SECONDS = 2.0
 PAUSE_SECONDS = 1.0  # how long a server that refused is not asked again
@@ -47,30 +47,59 @@ class Pause:
         self._until = self._clock() + PAUSE_SECONDS
 
 
-def open_database(settings: Settings) -> Database:
-    """A bounded pool through PgBouncer; to be awaited once, which connects nothing yet."""
-    pause = Pause()
-    password = settings.db_password.get_secret_value() if settings.db_password else None
+class Database(asyncpg.Pool):
+    """A bounded pool through PgBouncer; to be awaited once, which connects nothing yet.
 
-    async def connection(*_: Any, **__: Any) -> "asyncpg.Connection[asyncpg.Record]":
-        if pause.open:
+    A pooler makes its clients wait while the server behind it is down. `answered` finds that out, and until
+    its question is settled nobody else has to: they are refused at once, with SinkUnavailable.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._dsn = settings.db_dsn.get_secret_value()
+        self._password = settings.db_password.get_secret_value() if settings.db_password else None
+        self._pause = Pause()
+        self._overdue: set[asyncio.Task[Any]] = set()
+        super().__init__(
+            min_size=0,
+            max_size=DATABASE_CONNECTIONS,
+            max_queries=0xFFFFFFFF,
+            max_inactive_connection_lifetime=IDLE_SECONDS,
+            connect=self._connect,
+            reset=_nothing,
+            loop=None,
+            connection_class=asyncpg.Connection,
+            record_class=asyncpg.Record,
+        )
+
+    def acquire(self, *, timeout: float | None = None) -> Any:
+        """A connection within `timeout`, by default some seconds; TimeoutError when all stay busy."""
+        if self._overdue:
+            raise SinkUnavailable("PostgreSQL does not answer")
+        return super().acquire(timeout=WAIT_SECONDS if timeout is None else timeout)
+
+    async def answered(self, question: asyncio.Task[Any], within: float) -> bool:
+        """Whether `question`, a short query of somebody's, is done by then; it goes on if not.
+
+        Not cancelled: asyncpg would send a cancel request, on which poolers have crashed.
+        """
+        await asyncio.wait((question,), timeout=within)
+        if not question.done():
+            self._overdue.add(question)
+            question.add_done_callback(self._overdue.discard)
+        return question.done()
+
+    async def _connect(self, *_: Any, **__: Any) -> Any:
+        if self._pause.open:
             raise SinkUnavailable("PostgreSQL refused a connection a moment ago")
         try:
-            return await connect(settings.db_dsn.get_secret_value(), password)
+            return await connect(self._dsn, self._password)
         except (SinkUnavailable, ConfigurationError):
-            pause.begin()
+            self._pause.begin()
             raise
 
-    async def nothing(_: Any) -> None:
-        """A pooler's connection has no state to reset; the query would be a second round trip."""
 
-    return asyncpg.create_pool(
-        min_size=0,
-        max_size=DATABASE_CONNECTIONS,
-        max_inactive_connection_lifetime=IDLE_SECONDS,
-        connect=connection,
-        reset=nothing,
-    )
+async def _nothing(_: Any) -> None:
+    """A pooler's connection has no state to reset; the query would be a second round trip."""
 
 
 class _Pausing:

@@ -54,7 +54,7 @@ class HealthCheck:
         self._redis = redis
         self._daemon = daemon
         self._probes = {
-            "postgresql": _Probe("postgresql", self._ask_database, start),
+            "postgresql": _Probe("postgresql", self._ask_database, start, database.answered),
             "redis": _Probe("redis", self._ask_redis, start),
             "rabbitmq": _Probe("rabbitmq", self._ask_rabbitmq, start),
             "daemon": _Probe("daemon", self._ask_daemon, start),
@@ -102,13 +102,25 @@ class HealthCheck:
         return f"{health.get('status')}: " + "; ".join(map(str, health.get("problems", ())))
 
 
+async def _answered(question: "asyncio.Task[Any]", within: float) -> bool:
+    await asyncio.wait((question,), timeout=within)
+    return question.done()
+
+
 class _Probe:
     """One question to one server, never asked twice at a time."""
 
-    def __init__(self, name: str, ask: Callable[[], Awaitable[str | None]], start: Start) -> None:
+    def __init__(
+        self,
+        name: str,
+        ask: Callable[[], Awaitable[str | None]],
+        start: Start,
+        answered: Callable[["asyncio.Task[Any]", float], Awaitable[bool]] = _answered,
+    ) -> None:
         self._name = name
         self._ask = ask
         self._start = start
+        self._answered = answered
         self._asking: asyncio.Task[Any] | None = None
         self._asked_at = -FRESH_SECONDS
         self._problem: str | None = None
@@ -119,9 +131,10 @@ class _Probe:
             if time.monotonic() - self._asked_at < FRESH_SECONDS:
                 return self._problem
             self._asking = self._start(self._find_out(), f"probe {self._name}")
-        # Left to go on when it takes longer: cancelled queries have crashed poolers.
-        await asyncio.wait((self._asking,), timeout=ANSWER_SECONDS)
-        return "no answer" if self._asking is not None else self._problem
+        if await self._answered(self._asking, ANSWER_SECONDS):
+            return self._problem
+        metrics.DEPENDENCY_UP.labels(self._name).set(0)
+        return "no answer"
 
     async def _find_out(self) -> None:
         try:

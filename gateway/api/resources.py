@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from gateway.api.auth import Authenticator
 from gateway.api.caching import ResponseCache
-from gateway.api.connections import Database, open_database, open_redis
+from gateway.api.connections import Database, open_redis
 from gateway.api.daemon import DaemonClient
 from gateway.api.health import HealthCheck
 from gateway.api.rate_limit import AddressLimit, RateLimiter
@@ -27,7 +27,7 @@ class Resources:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stopping = asyncio.Event()
-        self.database: Database = open_database(settings)
+        self.database = Database(settings)
         self.redis: Redis = open_redis(settings)
         self.daemon = DaemonClient(settings.metrics_addr)
         self.rate_limiter = RateLimiter(self.redis, settings.api_rate_limit)
