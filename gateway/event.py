@@ -6,9 +6,10 @@ An event is immutable and versioned: `v` changes only when a published field cha
 
 import hashlib
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 SCHEMA_VERSION = 1
 
@@ -18,12 +19,17 @@ Source = Literal["mtproto", "backfill", "webhook", "import"]
 MessageType = Literal["channel_post", "group_message", "private_message", "service"]
 
 
-class Sender(msgspec.Struct, frozen=True, kw_only=True):
-    """Who wrote a message: a user, or a channel that posts under its own name (then `id` is a marked id)."""
+_At = Meta(extra_json_schema={"format": "date-time"})
 
-    id: int
-    name: str | None = None
-    username: str | None = None
+
+class Sender(msgspec.Struct, frozen=True, kw_only=True):
+    """Who wrote a message: a user, or a chat that posts under its own name."""
+
+    id: Annotated[int, Meta(description="The user's id, or the marked id of the chat.")]
+    name: Annotated[
+        str | None, Meta(description="First and last name, or the chat's title; null if not known.")
+    ] = None
+    username: Annotated[str | None, Meta(description="Public name without @; null if there is none.")] = None
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,34 +38,136 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     `account_scope` is 0 in channels and supergroups, which number their messages themselves, and the
     account's user id in private chats and basic groups, whose ids count per account. Deletions carry the
     ids only: everything that describes content is null.
+
+    The descriptions are published (`gateway.contracts`): to change one is to change what the field means.
     """
 
-    v: int = SCHEMA_VERSION
-    id: str
-    kind: Kind
-    account: str
-    account_scope: int
-    channel_id: str
-    chat_type: ChatType
-    chat_title: str | None = None
-    chat_username: str | None = None
-    message_id: int
-    thread_id: int | None = None
-    grouped_id: int | None = None
-    reply_to: dict[str, Any] | None = None
-    forward: dict[str, Any] | None = None
-    sender: Sender | None = None
-    text: str | None = None
-    caption: str | None = None
-    entities: list[dict[str, Any]] | None = None
-    media_type: str | None = None
-    media: dict[str, Any] | None = None
-    telegram_date: datetime | None = None
-    edit_date: datetime | None = None
-    received_at: datetime
-    source: Source
-    message_type: MessageType | None = None
-    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+    v: Annotated[int, Meta(description="Version of this contract.")] = SCHEMA_VERSION
+    id: Annotated[
+        str,
+        Meta(
+            description="The same for the same revision of the same message, however often and by whichever "
+            "account it was captured: deduplicate by it."
+        ),
+    ]
+    kind: Annotated[Kind, Meta(description="What happened to the message.")]
+    account: Annotated[str, Meta(description="The gateway's name of the account that captured the change.")]
+    account_scope: Annotated[
+        int,
+        Meta(
+            description="Whose message ids these are: 0 in channels and supergroups, which have their own; "
+            "the account's user id in private chats and basic groups, where ids count per account."
+        ),
+    ]
+    channel_id: Annotated[
+        str,
+        Meta(
+            description="The chat: its marked id as text. Negative with -100 before it for channels and "
+            "supergroups, negative for basic groups, the other user's id for private chats."
+        ),
+    ]
+    chat_type: Annotated[ChatType, Meta(description="What kind of chat it is.")]
+    chat_title: Annotated[
+        str | None,
+        Meta(
+            description="Its title, or the other person's name, when captured; null if not known, and in deletions."
+        ),
+    ] = None
+    chat_username: Annotated[
+        str | None, Meta(description="Its public name without @; null if there is none, and in deletions.")
+    ] = None
+    message_id: Annotated[
+        int, Meta(description="The message's number, unique within account_scope and channel_id together.")
+    ]
+    thread_id: Annotated[
+        int | None,
+        Meta(
+            description="The forum topic or comment thread: the id of the message it began with. Null "
+            "outside threads, and in deletions."
+        ),
+    ] = None
+    grouped_id: Annotated[
+        int | None,
+        Meta(description="The same for all messages of one album; null outside albums, and in deletions."),
+    ] = None
+    reply_to: Annotated[
+        dict[str, Any] | None,
+        Meta(description="What the message answers; null if nothing, and in deletions."),
+    ] = None
+    forward: Annotated[
+        dict[str, Any] | None,
+        Meta(description="Where the message was forwarded from; null if it was not, and in deletions."),
+    ] = None
+    sender: Annotated[
+        Sender | None,
+        Meta(
+            description="Who wrote it, a channel itself for its posts; null if not known, and in deletions."
+        ),
+    ] = None
+    text: Annotated[
+        str | None,
+        Meta(
+            description="The words of a message without media, or with a link preview; empty if it has none. "
+            "Null where media has a caption instead, in service messages and in deletions."
+        ),
+    ] = None
+    caption: Annotated[
+        str | None,
+        Meta(description="The words under media; null if there are none or text has them, and in deletions."),
+    ] = None
+    entities: Annotated[
+        list[dict[str, Any]] | None,
+        Meta(
+            description="Formatting, links and mentions in text or caption; null if there are none, and in "
+            "deletions."
+        ),
+    ] = None
+    media_type: Annotated[
+        str | None,
+        Meta(
+            description="What is attached; Telegram invents new kinds, so expect unknown ones. Null if "
+            "nothing is, and in deletions.",
+            examples=["photo", "video", "document", "voice", "webpage", "poll"],
+        ),
+    ] = None
+    media: Annotated[
+        dict[str, Any] | None,
+        Meta(description="What is known of the attachment, never its bytes; null if media_type is."),
+    ] = None
+    telegram_date: Annotated[
+        datetime | None,
+        _At,
+        Meta(
+            description="When the message was posted: UTC, by Telegram's clock, in whole seconds. Null in "
+            "deletions."
+        ),
+    ] = None
+    edit_date: Annotated[
+        datetime | None,
+        _At,
+        Meta(
+            description="When it was last edited: UTC, by Telegram's clock, in whole seconds. Null if it "
+            "never was, and in deletions; never null in message.edited."
+        ),
+    ] = None
+    received_at: Annotated[
+        datetime, _At, Meta(description="When the gateway received it: UTC, with microseconds.")
+    ]
+    source: Annotated[
+        Source,
+        Meta(
+            description="How it came: mtproto as it happened, backfill from the chat's history later, "
+            "webhook or import from elsewhere."
+        ),
+    ]
+    message_type: Annotated[
+        MessageType | None,
+        Meta(description="What kind of message it is; service messages tell of an event. Null in deletions."),
+    ] = None
+    metadata: Annotated[
+        dict[str, Any],
+        Meta(description="What else is known. Not content: it may differ from account to account."),
+    ] = msgspec.field(default_factory=dict)
 
     @property
     def chat_key(self) -> str:
