@@ -9,7 +9,7 @@
 docs/consume.md has the modes, the guarantees and what happens when what fails.
 """
 
-from gateway.consumer.consumer import Consumer, QueueConsumer
+from gateway.consumer.consumer import Consumer, HybridConsumer, Poller, QueueConsumer
 from gateway.consumer.database import Transaction
 from gateway.consumer.effects import Handler, TransactionHandler
 from gateway.consumer.outcomes import Ignored, Rejected, TryLater
@@ -21,7 +21,9 @@ __all__ = [
     "ConsumerSettings",
     "Event",
     "Handler",
+    "HybridConsumer",
     "Ignored",
+    "Poller",
     "QueueConsumer",
     "Rejected",
     "Transaction",

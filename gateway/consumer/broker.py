@@ -118,8 +118,10 @@ async def declare_dead_letters(channel: AbstractChannel) -> AbstractExchange:
     return exchange
 
 
-async def declare_queues(channel: AbstractChannel, settings: ConsumerSettings) -> list[AbstractQueue]:
-    """The consumer's queue or queues, bound to what it wants."""
+async def declare_queues(
+    channel: AbstractChannel, settings: ConsumerSettings, *, bound: bool
+) -> list[AbstractQueue]:
+    """The consumer's queue or queues, and if `bound`, their bindings to what it wants."""
     exchange = await declare_exchange(channel)
     ids = tuple(dict.fromkeys(chat.rpartition("/")[2] for chat in settings.chats))
     wanted: dict[str, tuple[str, ...]] = {f"{settings.queue}.{chat}": (chat,) for chat in ids}
@@ -130,7 +132,7 @@ async def declare_queues(channel: AbstractChannel, settings: ConsumerSettings) -
         queue = await channel.declare_queue(
             name, durable=True, arguments=QUEUE_ARGUMENTS, timeout=ANSWER_TIMEOUT
         )
-        for chat in chats:
+        for chat in chats if bound else ():
             for kind in settings.kinds:
                 key = f"telegram.channel.{chat}{_KEY_SUFFIX[kind]}"
                 await queue.bind(exchange, key, timeout=ANSWER_TIMEOUT)
@@ -206,6 +208,9 @@ def headers_of(event: Event) -> dict[str, Any]:
         "x-account": event.account,
         "x-kind": event.kind,
         "x-schema": event.v,
+        "cloudEvents_source": f"/telegram/{event.chat_key}",
+        "cloudEvents_subject": str(event.message_id),
+        "cloudEvents_type": event.kind,
     }
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -14,6 +14,7 @@ from gateway.consumer.database import Database
 from gateway.consumer.effects import Effects, Handler, TransactionHandler
 from gateway.consumer.hints import Cache, Hints
 from gateway.consumer.metrics import ConsumerMetrics
+from gateway.consumer.poll import PollSource
 from gateway.consumer.queue import QueueSource
 from gateway.consumer.settings import ConsumerSettings
 from gateway.consumer.state import DatabaseState, HintState, NoState, State
@@ -107,10 +108,27 @@ class Consumer:
     def _sources(self, effects: Effects) -> Sequence[Source]:
         raise NotImplementedError
 
-    def _queue_source(self, effects: Effects) -> QueueSource:
+    def _queue_source(self, effects: Effects, **options: Any) -> QueueSource:
         if self._broker is None or self._dead_letters is None:
             raise ConfigurationError(f"consumer {self.settings.name} reads a queue: give it rabbitmq_url")
-        return QueueSource(self.settings, effects, self._broker, self._dead_letters, self.metrics, self.ready)
+        return QueueSource(
+            self.settings, effects, self._broker, self._dead_letters, self.metrics, self.ready, **options
+        )
+
+    def _poll_source(self, effects: Effects, **options: Any) -> PollSource:
+        database = self._database if self.settings.state == "database" else None
+        if self.settings.state == "none" or (database is None and self._cache is None):
+            raise ConfigurationError(f"consumer {self.settings.name} polls: it must keep a state")
+        return PollSource(
+            self.settings,
+            effects,
+            self.metrics,
+            database=database,
+            cache=self._cache,
+            dead_letters=self._dead_letters,
+            ready=self.ready,
+            **options,
+        )
 
     async def _serve(self, effects: Effects) -> None:
         if not self._opened:
@@ -144,3 +162,26 @@ class QueueConsumer(Consumer):
 
     def _sources(self, effects: Effects) -> Sequence[Source]:
         return [self._queue_source(effects)]
+
+
+class Poller(Consumer):
+    """Asks Redis, and the database behind it. Needs no RabbitMQ.
+
+    With one, what it gives up is a dead letter too, and what an operator sends back comes over its queue.
+    """
+
+    _needs_queue = False
+
+    def _sources(self, effects: Effects) -> Sequence[Source]:
+        polls = self._poll_source(effects)
+        return [polls] if self._broker is None else [polls, self._queue_source(effects, bound=False)]
+
+
+class HybridConsumer(Consumer):
+    """Reads its queue, and polls for what that missed: now and then, but often while the queue is away."""
+
+    def _sources(self, effects: Effects) -> Sequence[Source]:
+        queue: QueueSource
+        polls = self._poll_source(effects, queue_delivers=lambda: queue.connected)
+        queue = self._queue_source(effects, on_lost=polls.wake.set)
+        return [queue, polls]

@@ -72,6 +72,21 @@ class Database:
             raise
         self._is_there()
 
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        """As asyncpg's, with sorted failures."""
+        async with self.connection() as connection:
+            return await connection.fetch(query, *args)
+
+    async def fetchrow(self, query: str, *args: Any) -> Any:
+        """As asyncpg's, with sorted failures."""
+        async with self.connection() as connection:
+            return await connection.fetchrow(query, *args)
+
+    async def fetchval(self, query: str, *args: Any) -> Any:
+        """As asyncpg's, with sorted failures."""
+        async with self.connection() as connection:
+            return await connection.fetchval(query, *args)
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """A transaction that a handler writes in.

@@ -19,7 +19,7 @@ from gateway.consumer.lanes import Lane, Lanes, Stopping
 from gateway.consumer.metrics import ConsumerMetrics
 from gateway.consumer.outcomes import Ignored, Rejected, TryLater
 from gateway.consumer.settings import ConsumerSettings
-from gateway.consumer.state import MAX_REASON, AlreadyDone, State, Status, transactional
+from gateway.consumer.state import BEGUN, MAX_REASON, AlreadyDone, State, Status, transactional
 from gateway.errors import SinkUnavailable
 from gateway.event import Event, utc_now
 
@@ -28,6 +28,8 @@ log = structlog.get_logger()
 Handler: TypeAlias = Callable[[Event], Awaitable[None]]
 TransactionHandler: TypeAlias = Callable[[Event, Transaction], Awaitable[None]]
 Outcome = Literal["handled", "ignored", "parked", "duplicate", "unwanted"]
+
+DIED = "the process died while it handled the event"
 
 T = TypeVar("T")
 
@@ -83,9 +85,12 @@ class Effects:
         standing = await self._patiently(lane, lambda: self._state.find(event))
         if standing.done or (standing.status == "failed" and not delivery.reopened):
             return "duplicate"
-        failed = standing.attempts if standing.status == "retrying" else 0
-        reason = standing.error or ""
+        failed = standing.failures
+        reason = DIED if standing.error == BEGUN else standing.error or ""
         why = "attempts"
+        if delivery.source != "queue" and failed < self._settings.attempts:
+            # No broker counts how often this one kills the process.
+            await self._patiently(lane, lambda: self._state.record(event, "received", BEGUN))
         away = Backoff(longest=self._settings.longest_delay.total_seconds())
         while failed < self._settings.attempts:
             try:

@@ -5,7 +5,8 @@ proof that it is done. It postpones a look into the database, or stands in where
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -31,33 +32,42 @@ class Cache:
     """A client of Redis, or of the master that Sentinels name. After a failure it is left alone a moment."""
 
     def __init__(self, settings: ConsumerSettings) -> None:
-        self._redis = _client(settings)
+        self.client = _client(settings)
         self._away_until = 0.0
         self._away = False
 
     async def close(self) -> None:
         """Disconnects."""
-        await self._redis.aclose()
+        await self.client.aclose()
 
     async def pipeline(self, *commands: tuple[Any, ...]) -> list[Any]:
         """The answers to `commands`, in one round trip. Raises SinkUnavailable; never asks twice."""
-        if time.monotonic() < self._away_until:
-            raise SinkUnavailable("Redis failed a moment ago")
-        pipeline = self._redis.pipeline(transaction=False)
+        pipeline = self.client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
         try:
-            answers: list[Any] = await pipeline.execute(raise_on_error=False)
+            with self.watched():
+                answers: list[Any] = await pipeline.execute(raise_on_error=False)
         except (AuthenticationError, NoPermissionError) as error:
             raise ConfigurationError(f"Redis refuses the consumer's login: {error}") from None
-        except (RedisError, OSError) as error:
+        return answers
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Notes whether Redis answers inside. Raises SinkUnavailable, at once just after it did not."""
+        if time.monotonic() < self._away_until:
+            raise SinkUnavailable("Redis failed a moment ago")
+        try:
+            yield
+        except (AuthenticationError, NoPermissionError):
+            raise
+        except (RedisError, OSError, SinkUnavailable) as error:
             self._away_until = time.monotonic() + PAUSE_SECONDS
             if not self._away:
                 log.warning("consumer_cache_unavailable", reason=str(error) or type(error).__name__)
             self._away = True
             raise SinkUnavailable(f"Redis: {error}") from error
         self._away = False
-        return answers
 
 
 class Hints:

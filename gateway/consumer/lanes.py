@@ -6,7 +6,7 @@ is still being handled. A chat that waits for a retry holds its lane, but none o
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, Protocol, TypeVar
 
@@ -60,6 +60,7 @@ class Lanes(Generic[Item]):
         self._group: asyncio.TaskGroup | None = None
         self.stopping = asyncio.Event()
         self.drained = asyncio.Event()
+        self._progress = asyncio.Event()
         # Called when items have begun to wait for another try of one of their chat, and when all is to stop.
         self.listeners: set[Callable[[], None]] = set()
 
@@ -85,6 +86,7 @@ class Lanes(Generic[Item]):
 
     def tell(self) -> None:
         """Calls the listeners."""
+        self._progress.set()
         for listener in tuple(self.listeners):
             listener()
 
@@ -95,6 +97,19 @@ class Lanes(Generic[Item]):
     def waiting(self) -> list[Item]:
         """The items of all lanes that wait for another try."""
         return [item for lane in self._lanes.values() if lane.waiting for item in lane.items]
+
+    def items(self, chat: str) -> Sequence[Item]:
+        """The items in one chat's lane."""
+        lane = self._lanes.get(chat)
+        return tuple(lane.items) if lane else ()
+
+    async def less_than(self, items: int) -> None:
+        """Returns when fewer than `items` are on their way, besides those that wait, or all is to stop."""
+        while not self.stopping.is_set():
+            self._progress.clear()
+            if sum(len(lane.items) for lane in self._lanes.values() if not lane.waiting) < items:
+                return
+            await self._progress.wait()
 
     async def drain(self, seconds: float) -> int:
         """Lets running handlers finish, for at most `seconds`. Returns how many had to be broken off."""
@@ -116,7 +131,9 @@ class Lanes(Generic[Item]):
             while lane.items and not self.stopping.is_set():
                 await self._work(lane.items[0], lane)
                 lane.items.popleft()
+                self._progress.set()
         except Stopping:
             return
         finally:
             del self._lanes[chat]
+            self._progress.set()

@@ -7,6 +7,7 @@ that waits for a retry would use up all places, so the consumer asks for as many
 """
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -94,7 +95,10 @@ class QueueDelivery:
 
 
 class QueueSource:
-    """Feeds `effects` from the queues until the lanes are told to stop; reconnects for ever."""
+    """Feeds `effects` from the queues until the lanes are told to stop; reconnects for ever.
+
+    A queue that is not `bound` gets nothing but what operators send back from the dead letters.
+    """
 
     def __init__(
         self,
@@ -104,6 +108,9 @@ class QueueSource:
         dead_letters: DeadLetters,
         metrics: ConsumerMetrics,
         ready: asyncio.Event,
+        *,
+        bound: bool = True,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._effects = effects
@@ -111,9 +118,9 @@ class QueueSource:
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._ready = ready
-        self.connected = asyncio.Event()
-        self.disconnected = asyncio.Event()
-        self.disconnected.set()
+        self._bound = bound
+        self._on_lost = on_lost
+        self.connected = False
 
     async def run(self) -> None:
         """Raises ConfigurationError when the broker refuses in a way that only a person can mend."""
@@ -144,7 +151,7 @@ class QueueSource:
             with sorted_failures():
                 channel = await connection.channel()
                 await declare_dead_letters(channel)
-                queues = await declare_queues(channel, self._settings)
+                queues = await declare_queues(channel, self._settings, bound=self._bound)
                 taps = [
                     Tap(self._settings, self._effects, self._dead_letters, queue.name) for queue in queues
                 ]
@@ -152,7 +159,8 @@ class QueueSource:
                     await tap.open(connection)
             backoff.reset()
             self._is_connected(True)
-            self._ready.set()
+            if self._bound:
+                self._ready.set()
             log.info("consumer_queue_connected", consumer=self._settings.name, queues=len(taps))
             await run_together(*(tap.run() for tap in taps))
         except SinkUnavailable:
@@ -164,11 +172,9 @@ class QueueSource:
 
     def _is_connected(self, connected: bool) -> None:
         self._metrics.queue_connected.set(connected)
-        now, other = self.connected, self.disconnected
-        if not connected:
-            now, other = other, now
-        now.set()
-        other.clear()
+        was, self.connected = self.connected, connected
+        if was and not connected:
+            self._on_lost()
 
 
 class Tap:

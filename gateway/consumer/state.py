@@ -19,6 +19,7 @@ from gateway.event import Event
 Status = Literal["received", "retrying", "published", "failed", "ignored"]
 
 MAX_REASON = 1000  # characters
+BEGUN = "begun, and not ended"  # what stands in the record while a polled event is being handled
 
 _FIND_MESSAGE = """
 SELECT status, attempts, error FROM telegram_gateway.message_processing
@@ -49,6 +50,13 @@ class Standing:
     status: Status | None = None
     attempts: int = 0
     error: str | None = None
+
+    @property
+    def failures(self) -> int:
+        """How many attempts have failed since the event was last new to the consumer."""
+        if self.status not in ("received", "retrying"):
+            return 0
+        return self.attempts + (self.error == BEGUN)
 
     @property
     def done(self) -> bool:
@@ -91,7 +99,7 @@ class DatabaseState:
         """Writes the row, then the mark in Redis."""
         async with self._database.connection() as connection:
             await self._write(connection, event, status, reason)
-        if self._hints is not None and status in ("published", "ignored"):
+        if self._hints is not None and status in ("published", "ignored", "failed"):
             await self._hints.remember(event)
 
     @asynccontextmanager
