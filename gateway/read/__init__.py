@@ -6,6 +6,7 @@ it does not know.
 
 from gateway.read.database import MessageReader
 from gateway.read.hot import HotMessages
+from gateway.read.processing import ProcessingState
 from gateway.read.records import (
     ChatRef,
     HotPage,
@@ -32,6 +33,7 @@ __all__ = [
     "Page",
     "Position",
     "Processing",
+    "ProcessingState",
     "StoredMessage",
     "UnprocessedPage",
 ]
