@@ -5,6 +5,7 @@ last captured message to its newest one, in one transaction: a crash before that
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 import structlog
@@ -25,6 +26,8 @@ ANSWER_SECONDS = 10.0
 # Chats that Telegram is asked about one by one when many come back at once. For channels beyond that the
 # comparison with the dialogs finds the same, and the others have their turn next time.
 ASKED_AT_ONCE = 20
+# How often a private chat is tried whose person is not known yet: the dialogs are read meanwhile.
+INTRODUCTIONS = 15
 
 
 class ChannelSwitches:
@@ -35,6 +38,7 @@ class ChannelSwitches:
         self._accounts = accounts
         self._switches = switches
         self._remembered: set[ChatId] = set()  # what the journal has as off
+        self._unintroduced: Counter[ChatId] = Counter()
 
     async def load(self) -> None:
         """Obeys what was known last."""
@@ -98,7 +102,7 @@ class ChannelSwitches:
                     newest = None
                 else:
                     asked += 1
-                    newest = await self._newest(client, chat.chat)
+                    newest = await self._newest(client, chat)
                 if newest:
                     missing.setdefault(account.name, []).append(Missing(chat.chat, newest, SWITCHED_ON))
                 elif newest is None and chat.scope:
@@ -112,11 +116,13 @@ class ChannelSwitches:
             not chat.scope or account.health.user_id in (None, chat.scope)
         )
 
-    async def _newest(self, client: GatewayClient, chat: int) -> int | None:
+    async def _newest(self, client: GatewayClient, chat: ChatId) -> int | None:
         """The id of the newest message; 0 when the account cannot read the chat, None when asking failed."""
-        peer = client.input_peer(chat)
-        if peer is None or client.is_bot:
+        peer = client.input_peer(chat.chat)
+        if client.is_bot:
             return 0
+        if peer is None:
+            return self._introduce(client, chat)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await newest_id(client, peer)
@@ -126,6 +132,15 @@ class ChannelSwitches:
         except (errors.RPCError, OSError, TimeoutError) as error:
             log.info("switched_on_unanswered", account=client.account, reason=reason(error))
             return None
+
+    def _introduce(self, client: GatewayClient, chat: ChatId) -> int | None:
+        self._unintroduced[chat] += 1
+        if not chat.scope or self._unintroduced[chat] > INTRODUCTIONS:
+            del self._unintroduced[chat]
+            return 0
+        if self._unintroduced[chat] == 1:
+            client.message_box.ask_comparison()
+        return None
 
 
 def _changes(missing: Sequence[Missing]) -> LedgerChanges:
