@@ -145,7 +145,7 @@ class NewChannel(ApiModel):
 class ChannelUpdate(ApiModel):
     """What people decide about a chat."""
 
-    is_active: bool
+    is_active: bool = Field(examples=[True])
     hidden: bool = Field(default=False, description="Off the list. A hidden chat that is on is captured.")
 
 
