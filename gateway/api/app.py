@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from gateway import __version__
-from gateway.api import channels, console, dead_letters, metrics, openapi, problems, status, sync
+from gateway.api import channels, console, dead_letters, metrics, openapi, problems, status, stream, sync
 from gateway.api.middleware import Boundary
 from gateway.api.resources import Resources
 from gateway.settings import Settings
@@ -49,5 +49,6 @@ def create_app(settings: Settings, *, registry: CollectorRegistry = metrics.REGI
     app.include_router(dead_letters.router)
     app.include_router(channels.router)
     app.include_router(sync.router)
+    app.include_router(stream.router)
     app.include_router(console.router)
     return app

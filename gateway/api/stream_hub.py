@@ -1,0 +1,319 @@
+"""One live stream for all listeners of a process: fed by RabbitMQ, checked with the database, kept a while.
+
+RabbitMQ brings events within milliseconds. The database is looked at beside it, every few seconds, or every
+second while RabbitMQ is away: what it has and nobody saw is passed on then. Each event is encoded once.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NoReturn, Protocol, cast
+from uuid import uuid4
+
+import aio_pika
+import asyncpg
+import msgspec
+import structlog
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
+from yarl import URL
+
+from gateway.api.connections import Database
+from gateway.api.events import camel_json
+from gateway.api.stream_cursor import Progress, microseconds, moment_of
+from gateway.database import read_events
+from gateway.errors import GatewayError
+from gateway.event import Event, decode, utc_now
+from gateway.settings import Settings
+from gateway.urls import url_per_host
+
+log = structlog.get_logger()
+
+EXCHANGE = "telegram.messages"
+EVERYTHING = "telegram.channel.#"
+QUEUE_MESSAGES = 10_000  # that the broker keeps for a process that is slow; the database has the rest
+PREFETCH = 500
+CONNECT_SECONDS = 5.0
+RECONNECT_SECONDS = 1.0
+# What was received so long before the start is also passed on when it comes: it may be on its way.
+BEFORE_START = timedelta(seconds=60)
+# Rows are looked for so long before the newest one that is known to be stored.
+OVERLAP = timedelta(seconds=10)
+OVERLAP_ALONE = timedelta(seconds=60)  # while RabbitMQ is away
+POLL_SECONDS = 1.0  # while RabbitMQ is away
+CHECK_SECONDS = 5.0  # while it is not
+PAGE = 2_000
+KEPT_EVENTS = 5_000  # as long as the database has those before
+KEPT_AT_MOST = 20_000
+REMEMBERED = 50_000  # ids
+
+_SINCE = """
+SELECT event_id, received_at FROM telegram_gateway.event_log
+WHERE received_at >= $1 ORDER BY received_at LIMIT $2
+"""
+_KINDS = {"message.new": "new", "message.edited": "edited", "message.deleted": "deleted"}
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """An event ready to be sent; `number` counts the hub's."""
+
+    number: int
+    event: Event
+    kind: str
+    chat_key: str
+    data: bytes  # without the id
+    cursor: str
+
+    @property
+    def encoded(self) -> bytes:
+        return b"id: %b\n%b" % (self.cursor.encode(), self.data)
+
+
+def frame_of(event: Event, number: int, cursor: str) -> Frame:
+    """The frame of one event."""
+    kind = _KINDS[event.kind]
+    data = b"event: %b\ndata: %b\n\n" % (kind.encode(), camel_json(event))
+    return Frame(number, event, kind, event.chat_key, data, cursor)
+
+
+class Follower(Protocol):
+    """Who is told of each frame; must not wait."""
+
+    def put(self, frame: Frame, encoded: bytes) -> None: ...
+
+    def stop(self) -> None:
+        """The server stops."""
+
+
+class StreamHub:
+    """Runs from the first listener on."""
+
+    def __init__(self, settings: Settings, database: Database, stopping: asyncio.Event) -> None:
+        self.id = uuid4().hex[:8]
+        self.database_answers = False
+        self._settings = settings
+        self._database = database
+        self._stopping = stopping
+        self._followers: set[Follower] = set()
+        self._frames: deque[Frame] = deque()
+        self._kept: set[str] = set()
+        self._holders = 0
+        self.let_go = 0  # how many frames are not kept any more
+        self.let_go_until = 0  # the moment of the newest of them
+        self._number = 0
+        self.start = microseconds(utc_now() - BEFORE_START)
+        self.progress = Progress(self.start)
+        self._seen: OrderedDict[str, int] = OrderedDict()
+        self._forgotten = self.start  # ids of events received up to then may be forgotten
+        self._stored = self.start  # the newest event that the database is known to have
+        self._lost_until = 0  # the newest event that was let go of before the database had it
+        self._live = False
+        self._look = asyncio.Event()
+        self._looked = asyncio.Event()
+        self._checks_begun = self._checks_done = 0
+
+    @property
+    def cursor(self) -> str:
+        """Where the stream is now."""
+        return self.progress.encode(self.id, self._number)
+
+    def follow(self, follower: Follower) -> list[Frame]:
+        """From now on `follower` is told; returns what is kept of before."""
+        self._followers.add(follower)
+        return list(self._frames)
+
+    def leave(self, follower: Follower) -> None:
+        """`follower` is told no more."""
+        self._followers.discard(follower)
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Inside, frames are let go only when there are very many."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+
+    def keeps(self, hub: str, number: int) -> bool:
+        """Whether every event behind the `number`th of a hub is here."""
+        first = self._frames[0].number if self._frames else self._number + 1
+        return hub == self.id and first - 1 <= number <= self._number
+
+    def is_past(self, event: Event) -> bool:
+        """Whether a stored event is neither kept here nor yet to come."""
+        return microseconds(event.received_at) <= self.start or (
+            event.id not in self._kept and self._was_taken(event)
+        )
+
+    def database_is_behind(self, since: int) -> bool:
+        """Whether the database may lack events received after `since` that are not here any more."""
+        return since < self._lost_until and self._stored < self._lost_until
+
+    async def wait_checked(self) -> None:
+        """Returns once the database has been looked at since now, or does not answer."""
+        wanted = self._checks_begun + 1
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CHECK_SECONDS):
+                while self._checks_done < wanted:
+                    self._look.set()
+                    self._looked.clear()
+                    await self._looked.wait()
+
+    async def run(self) -> NoReturn:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._consume_for_ever(), name="live events")
+            group.create_task(self._check_for_ever(), name="stored events")
+            await self._stopping.wait()
+            for follower in self._followers:
+                follower.stop()
+        raise AssertionError("the others go on for ever")
+
+    # -- what comes
+
+    def _take(self, event: Event) -> None:
+        """Passes an event on unless it was before."""
+        if self._was_taken(event):
+            return
+        self._remember(event.id, microseconds(event.received_at))
+        self._number += 1
+        self.progress.add(event)
+        frame = frame_of(event, self._number, self.cursor)
+        self._frames.append(frame)
+        self._kept.add(event.id)
+        self._let_go()
+        encoded = frame.encoded
+        for follower in self._followers:
+            follower.put(frame, encoded)
+
+    def _was_taken(self, event: Event) -> bool:
+        return event.id in self._seen or (
+            microseconds(event.received_at) <= self._forgotten and self.progress.covers(event)
+        )
+
+    def _remember(self, event_id: str, at: int) -> None:
+        self._seen[event_id] = at
+        if len(self._seen) > REMEMBERED:
+            _, forgotten = self._seen.popitem(last=False)
+            self._forgotten = max(self._forgotten, forgotten)
+
+    def _let_go(self) -> None:
+        while len(self._frames) > KEPT_EVENTS:
+            at = microseconds(self._frames[0].event.received_at)
+            if len(self._frames) <= KEPT_AT_MOST and (at > self._stored or self._holders):
+                return
+            if at > self._stored:
+                self._lost_until = max(self._lost_until, at)
+            self._kept.discard(self._frames.popleft().event.id)
+            self.let_go += 1
+            self.let_go_until = max(self.let_go_until, at)
+
+    # -- RabbitMQ
+
+    async def _consume_for_ever(self) -> NoReturn:
+        nodes = deque(url_per_host(self._settings.rabbitmq_url.get_secret_value()))
+        complained = False
+        while True:
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    connection = await aio_pika.connect(self._url(nodes[0].geturl()), timeout=CONNECT_SECONDS)
+                try:
+                    await self._consume(connection)
+                finally:
+                    await connection.close()
+            except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError) as error:
+                nodes.rotate(-1)
+                if self._live or not complained:
+                    log.warning("stream_without_rabbitmq", reason=str(error) or type(error).__name__)
+                complained = True
+            self._live = False
+            self._look.set()
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _consume(self, connection: AbstractConnection) -> None:
+        channel = await connection.channel()
+        await channel.set_qos(prefetch_count=PREFETCH)
+        exchange = await channel.declare_exchange(EXCHANGE, aio_pika.ExchangeType.TOPIC, durable=True)
+        queue = await channel.declare_queue(
+            f"telegram.api.stream.{uuid4().hex}",
+            exclusive=True,
+            auto_delete=True,
+            arguments={"x-max-length": QUEUE_MESSAGES, "x-overflow": "drop-head"},
+        )
+        await queue.bind(exchange, EVERYTHING)
+        # What came before the queue was there is stored already, or soon will be.
+        await self.wait_checked()
+        self._live = True
+        log.info("stream_live")
+        async with queue.iterator() as messages:
+            async for message in messages:
+                self._take_message(message)
+                await message.ack()
+
+    def _take_message(self, message: AbstractIncomingMessage) -> None:
+        if message.headers.get("x-replay"):
+            return
+        try:
+            event = decode(message.body)
+        except msgspec.ValidationError:
+            log.warning("stream_not_an_event", message_id=message.message_id)
+            return
+        self._take(event)
+
+    def _url(self, node: str) -> URL:
+        url = URL(node)
+        password = self._settings.rabbitmq_password
+        return url.with_password(password.get_secret_value()) if password else url
+
+    # -- the database
+
+    async def _check_for_ever(self) -> NoReturn:
+        while True:
+            self._look.clear()
+            self._checks_begun = begun = self._checks_begun + 1
+            try:
+                await self._check()
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, GatewayError, OSError) as error:
+                if self.database_answers:
+                    log.warning("stream_without_database", reason=str(error) or type(error).__name__)
+                self.database_answers = False
+            else:
+                self.database_answers = True
+            self._checks_done = begun
+            self._looked.set()
+            try:
+                async with asyncio.timeout(CHECK_SECONDS if self._live else POLL_SECONDS):
+                    await self._look.wait()
+            except TimeoutError:
+                continue
+
+    async def _check(self) -> None:
+        """Passes on what is stored and was not seen."""
+        since = moment_of(self._stored) - (OVERLAP if self._live else OVERLAP_ALONE)
+        while True:
+            rows = await self._database.fetch(_SINCE, since, PAGE)
+            unseen = {
+                row["event_id"]: row["received_at"]
+                for row in rows
+                if row["event_id"] not in self._seen and microseconds(row["received_at"]) > self.start
+            }
+            if unseen:
+                await self._fetch(unseen, unseen.values())
+            if rows:
+                self._stored = max(self._stored, microseconds(rows[-1]["received_at"]))
+            if len(rows) < PAGE:
+                return
+            newest = rows[-1]["received_at"]
+            since = newest if newest > since else newest + timedelta(microseconds=1)
+
+    async def _fetch(self, wanted: Collection[str], moments: Iterable[datetime]) -> None:
+        moments = list(moments)
+        until = max(moments) + timedelta(microseconds=1)
+        async for event in read_events(cast("Any", self._database), min(moments), until):
+            if event.id in wanted:
+                self._take(event)
