@@ -1,7 +1,7 @@
 """The console in Debian's Chromium, in front of the real API and, where a test wants one, a real daemon."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,13 +101,12 @@ class Place:
     api: Api
 
 
-@pytest_asyncio.fixture(scope="session")
-async def place(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
-    """What all tests of the console look at."""
-    directory = tmp_path_factory.mktemp("console")
+@asynccontextmanager
+async def running_place(stack: LocalStack, directory: Path, channels: int = 3) -> AsyncIterator[Place]:
+    """A gateway that has everything, in a world of its own."""
     async with AsyncExitStack() as parts:
         sandbox = await parts.enter_async_context(Sandbox(state_dir=directory / "sandbox"))
-        scene = populate(sandbox.world)
+        scene = populate(sandbox.world, channels=channels)
         gateway = GatewayProcess(
             directory,
             {
@@ -119,6 +118,7 @@ async def place(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> 
             },
         )
         parts.push_async_callback(gateway.close)
+        await gateway.command("db", "migrate")
         await gateway.login(phone(0))
         await gateway.start()
         daemon = {"TELEGRAM_METRICS_ADDR": f"127.0.0.1:{gateway.port}"}
@@ -127,16 +127,30 @@ async def place(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest_asyncio.fixture(scope="session")
-async def browser() -> AsyncIterator[Browser]:
+async def place(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    """What all tests of the console look at."""
+    async with running_place(stack, tmp_path_factory.mktemp("console")) as running:
+        yield running
+
+
+@asynccontextmanager
+async def running_browser() -> AsyncIterator[Browser]:
     """Debian's Chromium, headless."""
     if not CHROMIUM.exists():
-        pytest.fail(f"the console's tests need {CHROMIUM}: apt-get install chromium (deploy/bin/bootstrap does)")
+        pytest.fail(f"these tests need {CHROMIUM}: apt-get install chromium (deploy/bin/bootstrap does)")
     async with async_playwright() as playwright:
         running = await playwright.chromium.launch(
             executable_path=str(CHROMIUM), args=FLAGS, headless=True, chromium_sandbox=False
         )
         yield running
         await running.close()
+
+
+@pytest_asyncio.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """One browser for all tests; each has windows of its own in it."""
+    async with running_browser() as running:
+        yield running
 
 
 @pytest_asyncio.fixture

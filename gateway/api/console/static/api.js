@@ -52,27 +52,30 @@ function describe(response, problem) {
   return details || problem.detail || problem.title || `The API answered ${response.status}.`;
 }
 
-/** Follows a stream of server-sent events for ever, with a pause between attempts that grows to fifteen seconds.
- *  EventSource cannot send the header, so this reads the response itself. */
-export async function follow(path, { onOpen, onEvent, onLost, signal }) {
-  let lastId = null;
+/** Follows a stream of server-sent events until `signal`, with a pause between attempts that grows to fifteen
+ *  seconds, and goes on behind `lastId`. EventSource cannot send the header, so this reads the response itself. */
+export async function follow(path, { onOpen, onEvent, onLost, signal, lastId = null }) {
   for (let failures = 0; !signal.aborted; failures += 1) {
     try {
       for await (const event of events(path, lastId, signal, () => {
         failures = 0;
         onOpen();
       })) {
-        if (event.id !== null) lastId = event.id;
-        onEvent(event);
+        if (event.type === "cut") throw new ApiError(0, `The API ended the stream: ${JSON.parse(event.data).reason}.`);
+        lastId = event.id ?? lastId;
+        onEvent(event, lastId);
       }
-      onLost(new ApiError(0, "The API ended the stream."));
+      throw new ApiError(0, "The API ended the stream.");
     } catch (error) {
       if (signal.aborted) return;
-      if (error.status >= 400 && error.status < 500 && error.status !== 429) {
-        onLost(error, false);
+      const known = error instanceof ApiError ? error : new ApiError(0, "The API does not answer.");
+      if ([410, 422].includes(known.status) && lastId !== null) {
+        lastId = null; // too long ago: begin anew
+      } else if (known.status >= 400 && known.status < 500 && known.status !== 429) {
+        onLost(known, false);
         return;
       }
-      onLost(error instanceof ApiError ? error : new ApiError(0, "The API does not answer."), true);
+      onLost(known, true);
     }
     await pause(Math.min(15000, 500 * 2 ** Math.min(failures, 5)) * (0.75 + Math.random() / 2), signal);
   }
@@ -99,7 +102,7 @@ async function* events(path, lastId, signal, onOpen) {
       rest = blocks.pop();
       for (const block of blocks) {
         const event = parse(block);
-        if (event) yield event;
+        if (event.id !== null || event.data !== null) yield event;
       }
     }
   } finally {
@@ -117,8 +120,7 @@ function parse(block) {
     else if (field === "event") event.type = value;
     else if (field === "data") event.data.push(value);
   }
-  if (!event.data.length) return null;
-  return { ...event, data: event.data.join("\n") };
+  return { ...event, data: event.data.length ? event.data.join("\n") : null };
 }
 
 function pause(milliseconds, signal) {

@@ -54,13 +54,13 @@ export function skeleton(lines = 6) {
   return h("div", { class: "skeleton" }, h("div", { class: "unseen" }, "Loading …"), bars);
 }
 
-/** Text of which the ranges [{start, end}], in order, stand in <mark>. */
+/** Text of which the ranges [{offset, length}], in order, stand in <mark>. */
 export function highlighted(text, ranges = []) {
   const parts = [];
   let at = 0;
-  for (const { start, end } of ranges) {
-    parts.push(text.slice(at, start), h("mark", {}, text.slice(start, end)));
-    at = end;
+  for (const { offset, length } of ranges) {
+    parts.push(text.slice(at, offset), h("mark", {}, text.slice(offset, offset + length)));
+    at = offset + length;
   }
   parts.push(text.slice(at));
   return parts;

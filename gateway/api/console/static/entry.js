@@ -54,7 +54,9 @@ export async function showMessage(message, { onClose } = {}) {
   const panel = showPanel(message.chatTitle ?? titleOf(keyOf(message)), `Message № ${message.messageId}`, { onClose });
   let full;
   try {
-    full = await request(`/api/messages/${message.channelId}/${message.messageId}`, { query: { accountScope: message.accountScope || "" } });
+    full = await request(`/api/messages/${message.channelId}/${message.messageId}`, {
+      query: { accountScope: message.accountScope || "", revisions: true },
+    });
   } catch (error) {
     panel.replaceChildren(blank("bad", "The message cannot be shown", error.message, { bad: true }));
     return;
@@ -79,7 +81,7 @@ function parts(full) {
     content ? h("p", { class: "words body-text" }, content) : h("p", { class: "muted" }, "It has no words."),
     h("dl", { class: "facts" }, Object.entries(facts).filter(([, value]) => value !== null).map(([term, value]) => [h("dt", {}, term), h("dd", {}, value)])),
     section("Revisions", (full.revisions ?? []).map(revision)),
-    section("Consumers", (full.processing ?? []).map(processing)),
+    section("Consumers", full.processing ? [processing(full.processing)] : []),
   ].filter(Boolean);
 }
 

@@ -33,9 +33,16 @@ export function span(seconds) {
   return `${Math.floor(whole / 86400)} d${hours && whole < 864000 ? ` ${hours} h` : ""}`;
 }
 
-export const secondsSince = (moment) => (Date.now() - Date.parse(moment)) / 1000;
+export const secondsSince = (moment) => (Date.now() - new Date(moment)) / 1000;
 
-export const ago = (moment) => (moment ? `${span(secondsSince(moment))} ago` : "never");
+/** How long ago, in one unit. */
+export function ago(moment) {
+  const seconds = Math.max(0, secondsSince(moment));
+  if (seconds < 2) return "just now";
+  if (seconds < 60) return `${Math.round(seconds)} s ago`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  return seconds < 172800 ? `${Math.floor(seconds / 3600)} h ago` : `${Math.floor(seconds / 86400)} d ago`;
+}
 
 export const time = (moment) => clock.format(new Date(moment));
 

@@ -10,6 +10,7 @@ import { table } from "../table.js";
 import { watch } from "../watch.js";
 
 const LISTED = 200;
+const KINDS = { "message.new": "New message", "message.edited": "Edit", "message.deleted": "Deletion" };
 
 let section;
 
@@ -53,7 +54,7 @@ function letterTable(letters) {
   return table("Dead letters", [
     { label: "Message", title: true, cell: (letter) => h(
       "div", {}, letter.chatKey ? titleOf(letter.chatKey) : "Unknown chat",
-      h("span", { class: "sub" }, `${letter.kind ?? "of no kind"} · № ${letter.messageId ?? "?"}`),
+      h("span", { class: "sub" }, `${KINDS[letter.kind] ?? "Of no known kind"} · № ${letter.messageId ?? "?"}`),
     ) },
     { label: "Consumer", cell: (letter) => letter.consumer ?? "unknown" },
     { label: "Reason", cell: (letter) => h("div", {}, letter.reason, h("span", { class: "sub" }, by(letter))) },

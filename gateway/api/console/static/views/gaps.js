@@ -3,7 +3,7 @@
 import { request } from "../api.js";
 import { blank, find, h, skeleton, state } from "../dom.js";
 import { directory, keyOf, titleOf } from "../directory.js";
-import { ago, count, plural } from "../format.js";
+import { count, plural, secondsSince, span } from "../format.js";
 import { may } from "../session.js";
 import { syncButton } from "../sync.js";
 import { table } from "../table.js";
@@ -72,7 +72,7 @@ function gapTable(gaps) {
       h("span", { class: "sub" }, gap.reread ? "being read again" : plural(gap.lastId - gap.firstId + 1, "id")),
     ) },
     { label: "Found by", cell: (gap) => gap.source.replaceAll("_", " ") },
-    { label: "Open for", number: true, cell: (gap) => ago(gap.since).replace(" ago", "") },
+    { label: "Open for", number: true, cell: (gap) => span(secondsSince(gap.since)) },
     { label: "State", cell: () => state("warn", "Being fetched", "wait") },
     { label: "Fetch", actions: true, cell: (gap) => (gap.channelId === null ? "" : syncButton(
       { channelId: gap.channelId }, "Sync now", { name: `Sync ${titleOf(keyOf(gap))} now` },

@@ -7,9 +7,16 @@ import { contentOf, entry, showMessage } from "../entry.js";
 import { plural } from "../format.js";
 
 const SHOWN = 300;
+const AWAY_MS = 600000; // after which a page that comes back begins anew
 const SPOKEN_EVERY_MS = 8000; // a summary: each message read out would never end
 
 let view = null;
+let renew = null; // the list's one tab stop
+
+function roving(list) {
+  renew ??= rove(list, ".entry-open");
+  return renew;
+}
 
 export function open(section) {
   view = new Live(section);
@@ -43,7 +50,9 @@ class Live {
     on(this.words, "input", () => this.filter());
     on(this.pause, "click", () => this.toggle());
     on(find("[data-clear]", section), "click", () => this.clear());
-    this.roving ??= rove(this.list, ".entry-open");
+    // A browser opens six connections to a server: pages that nobody looks at shall not hold one.
+    on(document, "visibilitychange", () => (document.hidden ? this.rest() : this.connect(performance.now() - this.restedAt < AWAY_MS)));
+    this.roving = roving(this.list);
     this.timer = setInterval(() => this.speak(), SPOKEN_EVERY_MS);
     this.show();
     this.clear();
@@ -56,21 +65,35 @@ class Live {
     this.following?.abort();
   }
 
-  connect() {
+  rest() {
+    this.restedAt = performance.now();
+    this.following.abort();
+  }
+
+  /** Follows the chat that is chosen; `resume` goes on behind the last event. */
+  connect(resume = false) {
     this.following?.abort();
     this.following = new AbortController();
-    this.clear();
+    if (!resume) {
+      this.lastId = null;
+      this.clear();
+    }
     this.state = ["off", "Connecting …", "wait"];
     this.show();
-    const query = this.chat.value ? queryOf(this.chat.value) : {};
-    follow(`/api/stream${queryString(query)}`, {
+    const { channelId, accountScope } = this.chat.value ? queryOf(this.chat.value) : {};
+    follow(`/api/stream${queryString({ channelId })}`, {
       signal: this.following.signal,
+      lastId: this.lastId,
       onOpen: () => {
         this.state = ["ok", "Connected", "live"];
         this.show();
       },
-      onEvent: (event) => this.take(JSON.parse(event.data)),
-      onLost: (error, again = true) => {
+      onEvent: ({ data }, lastId) => {
+        this.lastId = lastId;
+        const message = data === null ? null : JSON.parse(data);
+        if (message && (!accountScope || String(message.accountScope) === accountScope)) this.take(message);
+      },
+      onLost: (error, again) => {
         this.state = ["bad", again ? `${error.message} Trying again …` : error.message];
         this.show();
       },

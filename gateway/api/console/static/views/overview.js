@@ -16,7 +16,7 @@ const ACCOUNTS = {
   waiting: ["off", "Waiting", "wait"],
   dead: ["bad", "Dead", "bad"],
 };
-const SINKS = { timescale: "TimescaleDB", redis: "Redis", rabbitmq: "RabbitMQ", media: "Media" };
+const SINKS = { timescaledb: "TimescaleDB", redis: "Redis", rabbitmq: "RabbitMQ", media: "Media" };
 const FULL_WARN = 0.7;
 const FULL_BAD = 0.9;
 
@@ -36,8 +36,7 @@ function renderAge(section) {
   const { status, at, error } = watch;
   const place = find("[data-fresh]", section);
   if (!at) place.textContent = error ? "No answer yet" : "Asking …";
-  else if (!error) place.textContent = `As of ${span((Date.now() - at) / 1000)} ago`;
-  else place.textContent = `As it was ${span((Date.now() - at) / 1000)} ago`;
+  else place.textContent = error ? `As it was ${ago(at)}` : `As of ${ago(at)}`;
   find("[data-content]", section).classList.toggle("stale", Boolean(error) && status !== null);
 }
 

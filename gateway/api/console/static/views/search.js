@@ -55,7 +55,7 @@ async function run(chat = find("#search-chat").value) {
     if (mine !== asked) return;
     place.replaceChildren();
     add(page);
-    if (!page.messages.length) {
+    if (!page.items.length) {
       place.replaceChildren(blank("search", "Nothing found", wanted.search
         ? "Fewer words, or a longer time, may find more. Words are found whatever their case and accents."
         : "No message is stored yet for this chat and time."));
@@ -67,12 +67,12 @@ async function run(chat = find("#search-chat").value) {
   }
 }
 
-function add({ messages, nextCursor }) {
+function add({ items, nextCursor }) {
   cursor = nextCursor;
   const list = find("[data-list]", section);
-  list.append(...messages.map((message) => {
+  list.append(...items.map((message) => {
     const row = entry(message, {
-      hits: message.highlights ?? [],
+      hits: message.highlight?.ranges,
       onOpen: () => showMessage(message, { onClose: () => find(".entry-open", row).focus() }),
     });
     return row;
