@@ -9,7 +9,19 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from gateway import __version__
-from gateway.api import channels, console, dead_letters, metrics, openapi, problems, status, stream, sync
+from gateway.api import (
+    channels,
+    console,
+    dead_letters,
+    messages,
+    metrics,
+    openapi,
+    problems,
+    processing,
+    status,
+    stream,
+    sync,
+)
 from gateway.api.middleware import Boundary
 from gateway.api.resources import Resources
 from gateway.settings import Settings
@@ -46,6 +58,8 @@ def create_app(settings: Settings, *, registry: CollectorRegistry = metrics.REGI
     problems.install(app)
     openapi.install(app)
     app.include_router(status.router)
+    app.include_router(processing.router)
+    app.include_router(messages.router)
     app.include_router(dead_letters.router)
     app.include_router(channels.router)
     app.include_router(sync.router)

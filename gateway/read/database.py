@@ -99,6 +99,7 @@ class MessageReader(ProcessingState):
         values: dict[str, Any] = {
             "chat": wanted.chat.channel_id if wanted.chat is not None else None,
             "scope": wanted.chat.scope if wanted.chat is not None else None,
+            "message": wanted.message_id,
             "since": wanted.since,
             "until": wanted.until,
             "source": wanted.source,

@@ -3,8 +3,8 @@
 The set of a chat's recent messages names every message dated within the last hour, unless Redis was emptied,
 failed over or short of memory. So an answer is complete only when the set also names an older message than
 the last one asked for: a set that was lost and begun again has none. Bodies that are gone make it incomplete,
-too. What a failover lost in the middle of the hour cannot be seen from here; who must not miss a message asks
-`MessageReader.unprocessed`.
+too, and so does what was warmed. What a failover lost in the middle of the hour cannot be seen from here; who
+must not miss a message asks `MessageReader.unprocessed`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from gateway.event import Event, decode, encode
 from gateway.read.errors import answering
 from gateway.read.records import HotPage, MessageRef
-from gateway.sinks.redis_script import SCRIPT, message_key, recent_key, script_input
+from gateway.sinks.redis_script import SCRIPT, message_key, recent_key, script_input, warmed_key
 
 # More than was asked for, since messages of one second stand in no order there.
 SPARE = 20
@@ -53,9 +53,13 @@ class HotMessages:
                 desc=True,
                 get=[message_key(chat, "*")],
             )
+            pipeline.get(warmed_key(chat))
         with answering("Redis"):
             answers = await pipeline.execute()
-        return {chat: _page(bodies, limit, since) for chat, bodies in zip(chats, answers, strict=True)}
+        return {
+            chat: _page(bodies, limit, since, warmed)
+            for chat, bodies, warmed in zip(chats, answers[::2], answers[1::2], strict=True)
+        }
 
     async def message(self, message: MessageRef) -> Event | None:
         """One message; None when it is not here, which says nothing about whether there is one.
@@ -69,12 +73,13 @@ class HotMessages:
     async def warm(self, events: Iterable[Event]) -> int:
         """Writes messages read from the database back, as the sink would, and returns how many there were.
 
-        Never over a newer revision; not those that are older than what is kept here. Raises SinkUnavailable.
+        Never over a newer revision, and nothing that is older than what is kept here. Where it adds a recent
+        message, no page from before now is complete any more. Raises SinkUnavailable.
         """
         pairs = [(event, encode(event)) for event in events if event.kind != "message.deleted"]
         with answering("Redis"):
             for start in range(0, len(pairs), CHUNK_EVENTS):
-                keys, arguments = script_input(pairs[start : start + CHUNK_EVENTS], cold_sources=None)
+                keys, arguments = script_input(pairs[start : start + CHUNK_EVENTS], warm=True)
                 await self._script(keys=keys, args=arguments)
         return len(pairs)
 
@@ -88,25 +93,23 @@ class HotMessages:
             await pipeline.execute()
 
 
-def _page(bodies: Sequence[Any], limit: int, since: datetime | None) -> HotPage:
-    events = []
-    missing = False
-    for body in bodies:
-        event = _decoded(body)
-        if event is None or event.telegram_date is None:
-            missing = True
-        else:
-            events.append(event)
-    events.sort(key=lambda event: (event.telegram_date, event.message_id), reverse=True)
-    wanted = [event for event in events if since is None or event.telegram_date >= since][:limit]  # type: ignore[operator]
-    if missing:
-        return HotPage(wanted, False, "a message's body is gone")
-    last = wanted[-1].telegram_date if len(wanted) == limit else since
-    if last is None:
-        return HotPage(wanted, False, "fewer messages than asked for")
-    if not events or events[-1].telegram_date >= last:  # type: ignore[operator]
-        return HotPage(wanted, False, "no older message shows that none is missing")
-    return HotPage(wanted, True)
+def _page(bodies: Sequence[Any], limit: int, since: datetime | None, warmed: Any) -> HotPage:
+    decoded = [_decoded(body) for body in bodies]
+    dated = [(event.telegram_date, event) for event in decoded if event is not None and event.telegram_date]
+    dated.sort(key=lambda each: (each[0], each[1].message_id), reverse=True)
+    wanted = [(date, event) for date, event in dated if since is None or date >= since][:limit]
+    edge = wanted[-1][0] if len(wanted) == limit else since
+    witness = next((date for date, _ in dated if edge is not None and date < edge), None)
+    reason = None
+    if len(dated) < len(bodies):
+        reason = "a message's body is gone"
+    elif edge is None:
+        reason = "fewer messages than asked for"
+    elif witness is None:
+        reason = "no older message shows that none is missing"
+    elif warmed is not None and witness.timestamp() * 1000 < int(warmed):
+        reason = "recent messages were read back from the database, perhaps not all"
+    return HotPage([event for _, event in wanted], reason is None, reason)
 
 
 def _decoded(body: Any) -> Event | None:

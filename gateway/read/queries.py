@@ -9,6 +9,7 @@ from gateway.read.statement import Statement, ordered
 _PARTS = {
     "in_range": """
         ($chat::text IS NULL OR (m.channel_id = $chat AND m.account_scope = $scope::bigint))
+        AND ($message::bigint IS NULL OR m.message_id = $message)
         AND ($since::timestamptz IS NULL OR m.telegram_date >= $since)
         AND ($until::timestamptz IS NULL OR m.telegram_date < $until)
         AND ($at_date::timestamptz IS NULL OR m.telegram_date ⪯ $at_date

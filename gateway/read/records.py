@@ -70,6 +70,13 @@ class Position(NamedTuple):
     message_id: int
 
 
+def position_of(event: Event) -> Position | None:
+    """Where the message stands; None without a date."""
+    if event.telegram_date is None:
+        return None
+    return Position(event.telegram_date, event.channel_id, event.account_scope, event.message_id)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageFilter:
     """Which messages, and in which order. What is None does not matter.
@@ -79,6 +86,7 @@ class MessageFilter:
     """
 
     chat: ChatRef | None = None
+    message_id: int | None = None  # in that chat
     chats: frozenset[str] | None = None  # chat keys
     since: datetime | None = None
     until: datetime | None = None

@@ -6,29 +6,35 @@ instead of 27, 42 000 records/s instead of 28 000, in chunks of 200.
 """
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from gateway.event import Event
+
+# How a record is written: as it comes; only where it corrects what is there; or read back from the database.
+# That may put it between recent messages of which some are missing, which is noted for their readers.
+LIVE, COLD, WARM = 0, 1, 2
 
 HOT_SECONDS = 3600
 DEDUP_SECONDS = 7200
 
 # KEYS: message, dedup, recent of each record. ARGV: id, body (empty for a deletion), date in ms, message id
-# and whether the record is cold, of each. These keys are the gateway's: one of another type is replaced.
+# and how it is written, of each. These keys are the gateway's: one of another type is replaced.
 SCRIPT = f"""
 local HOT, DEDUP = {HOT_SECONDS}, {DEDUP_SECONDS}
 local function rank(id)
   if string.sub(id, -7) == ':delete' then return math.huge end
   return tonumber(string.match(id, ':edit:(%d+):')) or 0
 end
-local oldest = (redis.call('TIME')[1] - HOT) * 1000
+local now = redis.call('TIME')[1]
+local oldest = (now - HOT) * 1000
 local touched = {{}}
 for i = 0, #KEYS / 3 - 1 do
   local message, dedup, recent = KEYS[3 * i + 1], KEYS[3 * i + 2], KEYS[3 * i + 3]
   local id, body, date, member = ARGV[5 * i + 1], ARGV[5 * i + 2], tonumber(ARGV[5 * i + 3]), ARGV[5 * i + 4]
   local known = redis.pcall('GET', dedup)
   if type(known) ~= 'string' then known = nil end
-  local wanted = ARGV[5 * i + 5] == '0' or known
+  local how = ARGV[5 * i + 5]
+  local wanted = how ~= '{COLD}' or known
   if wanted and (not known or rank(known) <= rank(id)) then
     if type(redis.pcall('ZCARD', recent)) == 'table' then redis.call('DEL', recent) end
     if body == '' then
@@ -36,7 +42,9 @@ for i = 0, #KEYS / 3 - 1 do
       redis.call('ZREM', recent, member)
     else
       redis.call('SET', message, body, 'EX', HOT)
-      if date >= oldest then redis.call('ZADD', recent, date, member) end
+      if date >= oldest and redis.call('ZADD', recent, date, member) == 1 and how == '{WARM}' then
+        redis.call('SET', recent .. ':warmed', now * 1000, 'EX', HOT)
+      end
     end
     redis.call('SET', dedup, id, 'EX', DEDUP)
     touched[recent] = true
@@ -60,13 +68,17 @@ def recent_key(chat: str) -> str:
     return f"telegram:channel:{chat}:recent"
 
 
-def script_input(
-    events: Iterable[tuple[Event, bytes]], cold_sources: Collection[str] | None = ("backfill", "import")
-) -> tuple[list[str], list[str | bytes | int]]:
-    """The script's keys and arguments for events and their bodies.
+def warmed_key(chat: str) -> str:
+    """Where the moment in ms is up to which some of a chat's recent messages may be missing."""
+    return f"{recent_key(chat)}:warmed"
 
-    What is older than an hour and comes from one of `cold_sources` (None: from anywhere) only corrects what
-    is there already.
+
+def script_input(
+    events: Iterable[tuple[Event, bytes]], *, warm: bool = False
+) -> tuple[list[str], list[str | bytes | int]]:
+    """The script's keys and arguments for events and their bodies; `warm` when they come from the database.
+
+    What is older than an hour, and was fetched, imported or read back, only corrects what is there already.
     """
     keys: list[str] = []
     arguments: list[str | bytes | int] = []
@@ -77,6 +89,8 @@ def script_input(
         date = event.telegram_date.timestamp() if event.telegram_date else 0.0
         changed = event.edit_date.timestamp() if event.edit_date else date
         gone = event.kind == "message.deleted"
-        cold = not gone and changed < hot_since and (cold_sources is None or event.source in cold_sources)
-        arguments += (event.id, b"" if gone else body, int(date * 1000), message, 1 if cold else 0)
+        how = WARM if warm else LIVE
+        if not gone and changed < hot_since and (warm or event.source in ("backfill", "import")):
+            how = COLD
+        arguments += (event.id, b"" if gone else body, int(date * 1000), message, how)
     return keys, arguments
