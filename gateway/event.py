@@ -69,9 +69,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     chat_type: Annotated[ChatType, Meta(description="What kind of chat it is.")]
     chat_title: Annotated[
         str | None,
-        Meta(
-            description="Its title, or the other person's name, when captured; null if not known, and in deletions."
-        ),
+        Meta(description="Its title or the other person's name; null if not known, and in deletions."),
     ] = None
     chat_username: Annotated[
         str | None, Meta(description="Its public name without @; null if there is none, and in deletions.")
