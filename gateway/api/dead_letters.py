@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import structlog
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from gateway.api.auth import Admin, Caller
 from gateway.api.model import ApiModel, Moment
@@ -28,6 +29,13 @@ FRESH_SECONDS = 2.0
 _NO_STORE = {"Cache-Control": "no-store"}
 _NOT_THERE = "There is no such dead letter: it was requeued or dropped, or its 24 hours have passed."
 
+
+class _IdConvertor(StringConvertor):
+    regex = "[0-9a-f]{16}(-[0-9]{1,5})?"
+
+
+# What is no id is no letter's path: /requeue is an operation of its own, with methods of its own.
+register_url_convertor("dead_letter", _IdConvertor())
 Id = Annotated[str, Path(pattern=r"^[0-9a-f]{16}(-[0-9]{1,5})?$", examples=["3f1c2a9be4d07f65"])]
 _Responses = dict[int | str, dict[str, Any]]
 _404: _Responses = {404: {"description": "No such dead letter."}}
@@ -137,7 +145,7 @@ async def list_dead_letters(
     return DeadLetterList(total=len(letters), letters=[_summary(letter) for letter in letters[:limit]])
 
 
-@router.get("/api/dead-letters/{id}", responses=_404)
+@router.get("/api/dead-letters/{id:dead_letter}", responses=_404)
 async def get_dead_letter(
     request: Request,
     response: Response,
@@ -158,7 +166,7 @@ async def get_dead_letter(
     return DeadLetterDetails(**_fields(letter), headers=letter.headers, body=text)
 
 
-@router.post("/api/dead-letters/{id}/requeue", responses=_404 | _409)
+@router.post("/api/dead-letters/{id:dead_letter}/requeue", responses=_404 | _409)
 async def requeue_dead_letter(
     request: Request,
     caller: Admin,
@@ -187,7 +195,7 @@ async def requeue_dead_letters(request: Request, caller: Admin, what: Requeue) -
     )
 
 
-@router.delete("/api/dead-letters/{id}", status_code=204, responses=_404)
+@router.delete("/api/dead-letters/{id:dead_letter}", status_code=204, responses=_404)
 async def drop_dead_letter(
     request: Request,
     caller: Admin,

@@ -1,12 +1,15 @@
 """The OpenAPI document: what FastAPI finds in the endpoints, and what all of them have in common."""
 
+import re
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from gateway.api.auth import BEARER
-from gateway.api.problems import PROBLEM_JSON, ProblemDocument
+from gateway.api.problems import PROBLEM_JSON, Problem, ProblemDocument, problem_response
 
 API_TOKEN = "apiToken"  # noqa: S105 - the name of a scheme
 
@@ -36,18 +39,35 @@ _WITH_TOKEN = {
 }
 _WITH_INPUT = {"422": "The request is not what this operation takes."}
 _WITH_BODY = {"413": "The body is too large.", "400": "The body cannot be read."}
+_WITH_CHAT = {"404": "It is not there, or the token may not see it."}
 _SCHEMA = "ProblemDocument"
 
 
 def install(app: FastAPI) -> None:
-    """Makes `app` serve the document at /openapi.json."""
+    """Makes `app` serve the document at /openapi.json, and name in a 405 what the document allows."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = _document(app)
         return app.openapi_schema
 
+    async def not_allowed(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        # The router's own Allow has the methods of one operation, not of all with this path.
+        allowed = _methods(app.openapi(), request.url.path) or (error.headers or {}).get("Allow", "")
+        return problem_response(Problem(405, "Method Not Allowed", headers={"Allow": allowed}))
+
     app.openapi = document  # type: ignore[method-assign]  # FastAPI's own way
+    app.add_exception_handler(405, not_allowed)
+
+
+def _methods(document: dict[str, Any], path: str) -> str:
+    paths = document["paths"]
+    for template in (path, *paths):
+        pattern = re.sub(r"\\{[^/]+\\}", "[^/]+", re.escape(template))
+        if template in paths and re.fullmatch(pattern, path):
+            return ", ".join(sorted(method.upper() for method in paths[template]))
+    return ""
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
@@ -86,7 +106,10 @@ def _complete(operation: dict[str, Any]) -> None:
     common = dict(_ALWAYS)
     if security:
         common |= _WITH_TOKEN
-    if operation.get("parameters") or "requestBody" in operation:
+    parameters = operation.get("parameters", ())
+    if any(each["in"] == "path" or each["name"] == "channelId" for each in parameters):
+        common |= _WITH_CHAT
+    if parameters or "requestBody" in operation:
         common |= _WITH_INPUT
     if "requestBody" in operation:
         common |= _WITH_BODY
