@@ -1,5 +1,6 @@
 """`telegram-gateway tp-capital`: TP Capital's worker, and what it makes of a text."""
 
+import logging
 import sys
 from typing import Any
 
@@ -29,6 +30,8 @@ def run() -> int:
     """Run the worker: read events, store signals (TP_CAPITAL_MODE: polling, queue or hybrid)."""
     settings, gateway = load_tp_capital_settings(), load_settings()
     configure_logging(gateway.log_level)
+    # It reports every lost connection as an error; the consumer library says what matters about them.
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     notifier = Notifier.from_environment()
     try:
         uvloop.run(Worker(settings, gateway, notifier).run())

@@ -47,6 +47,8 @@ class _AlsoAsOurs(Collector):
 def _renamed(metric: Metric, name: str) -> Metric:
     renamed = Metric(name, metric.documentation, metric.type)
     for sample in metric.samples:
+        if sample.name.endswith("_created"):
+            continue
         labels = {label: value for label, value in sample.labels.items() if label != "consumer"}
         renamed.samples.append(Sample(name + sample.name.removeprefix(metric.name), labels, sample.value))
     return renamed

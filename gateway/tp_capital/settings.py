@@ -12,6 +12,7 @@ from gateway.errors import ConfigurationError
 from gateway.settings import Address, CommaList, Duration, Settings
 
 CONSUMER = "tp-capital"
+DATABASE_POLLS = 5  # edits and deletions are found in the database only, so they are seen this much later
 
 _CHAT = re.compile(r"(\d+/)?-?\d+")
 
@@ -50,6 +51,8 @@ class TPCapitalSettings(BaseSettings):
             chats=self.chats,
             kinds=("message.new", "message.edited", "message.deleted"),
             poll_interval=self.poll_interval,
+            idle_interval=self.poll_interval,
+            database_polls=DATABASE_POLLS,
             catch_up_interval=self.catch_up_interval,
             lookback=self.lookback,
             attempts=self.attempts,

@@ -6,7 +6,6 @@ is what any long-running process of this gateway has: signals, systemd, an HTTP 
 
 import asyncio
 import signal
-from contextlib import suppress
 
 import structlog
 
@@ -21,7 +20,6 @@ from gateway.consumer import (
     Rejected,
     Transaction,
 )
-from gateway.consumer.backoff import Backoff
 from gateway.consumer.database import Database
 from gateway.errors import SchemaError, SinkUnavailable
 from gateway.settings import Settings
@@ -59,14 +57,14 @@ class Desk:
         Raises Rejected for what was meant as a signal and is none, Ignored for everything else.
         """
         if event.kind == "message.deleted":
-            await store.delete(transaction, event, self._mode)
-            return self._count("withdrawn", "deleted")
+            return self._count(await store.delete(transaction, event, self._mode), "deleted")
         said = parse(event.content)
         if isinstance(said, Signal):
-            stored = await store.save(transaction, event, said, self._mode)
-            return self._count("stored" if stored else "outdated")
-        if event.kind == "message.edited" and await store.withdraw(transaction, event, said):
-            return self._count("withdrawn", said)
+            return self._count(await store.save(transaction, event, said, self._mode))
+        if said.is_failure or event.kind == "message.edited":
+            outcome = await store.withdraw(transaction, event, said)
+            if outcome is not None:
+                return self._count(outcome, said)
         if said.is_failure:
             self._count("failed", said)
             raise Rejected(f"{said}: {said.explanation}")
@@ -85,7 +83,9 @@ class Worker:
         self._notifier = notifier
         self._metrics = Metrics()
         self._consumer = _CONSUMERS[settings.mode](settings.consumer(gateway), registry=self._metrics.library)
-        self._stopping = asyncio.Event()
+        self._go = asyncio.Event()  # the database has answered, or there is to be a stop
+        self._database_answers = False
+        self._stopping = False
 
     async def run(self) -> None:
         """Runs until SIGTERM or SIGINT. Raises NeedsOperator errors when a person must act."""
@@ -98,11 +98,9 @@ class Worker:
                 log.info("tp_capital_started", version=__version__, mode=self._settings.mode)
                 # Servers that are down are waited for: they are told in the status, and fail no start.
                 self._notifier.ready(self._summary())
-                beside = [
-                    group.create_task(Watchdog(self._notifier).run()),
-                    group.create_task(self._report()),
-                ]
-                await self._require_table()
+                parts = (Watchdog(self._notifier).run(), self._watch_database())
+                beside = [group.create_task(part) for part in parts]
+                await self._go.wait()
                 async with self._consumer:
                     await self._consumer.run_in_transaction(Desk(self._settings.mode, self._metrics).handle)
                 for task in beside:
@@ -116,51 +114,46 @@ class Worker:
 
     def _stop(self) -> None:
         log.info("tp_capital_stopping")
+        self._stopping = True
         self._notifier.stopping("finishing what is being handled")
-        self._stopping.set()
         self._consumer.stop()
+        self._go.set()
 
-    async def _require_table(self) -> None:
-        """Waits for the database. Raises SchemaError when it was not migrated."""
-        settings, backoff = self._consumer.settings, Backoff()
-        async with Database(
-            settings.database_dsn or "", settings.database_password, connections=1
-        ) as database:
-            while not self._stopping.is_set():
+    async def _watch_database(self) -> None:
+        """Lets the work begin once the table is there. Raises SchemaError when the database lacks it."""
+        settings = self._consumer.settings
+        dsn, password = settings.database_dsn or "", settings.database_password
+        async with Database(dsn, password, connections=1) as database:
+            while True:
                 try:
-                    async with database.connection() as connection:
-                        found = await connection.fetchval(
-                            "SELECT to_regclass('tp_capital.signals') IS NOT NULL"
-                        )
+                    found = await database.fetchval(_HAS_TABLE)
                 except SinkUnavailable:
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(backoff.next()):
-                            await self._stopping.wait()
-                    continue
-                if not found:
-                    raise SchemaError(
-                        "the database has no table tp_capital.signals: run telegram-gateway db migrate"
-                    )
-                return
+                    self._database_answers = False
+                else:
+                    if not found:
+                        raise SchemaError(
+                            "the database has no table tp_capital.signals: run telegram-gateway db migrate"
+                        )
+                    self._database_answers = True
+                    self._go.set()
+                if not self._stopping:
+                    self._notifier.status(self._summary())
+                await asyncio.sleep(STATUS_SECONDS)
 
     def _health(self) -> Health:
-        reached = self._consumer.ready.is_set()
-        problems = [] if reached else ["waiting for the servers"]
-        connected = self._metrics.library.get_sample_value(
+        queue = self._metrics.library.get_sample_value(
             "telegram_consumer_queue_connected", {"consumer": CONSUMER}
         )
-        if self._settings.mode != "polling" and not connected:
-            problems.append("RabbitMQ is not connected")
-        if not reached or (self._settings.mode == "queue" and not connected):
-            return Health("down", tuple(problems))
-        return Health("degraded" if problems else "healthy", tuple(problems))
+        facts = {
+            "the database does not answer": not self._database_answers,
+            "RabbitMQ is not connected": self._settings.mode != "polling" and not queue,
+        }
+        problems = tuple(problem for problem, holds in facts.items() if holds)
+        queue_only = self._settings.mode == "queue"
+        if not self._database_answers or not self._consumer.ready.is_set() or (queue_only and not queue):
+            return Health("down", problems)
+        return Health("degraded" if problems else "healthy", problems)
 
     def _summary(self) -> str:
         now = self._health()
         return f"{self._settings.mode}, {now.status}" + "".join(f"; {problem}" for problem in now.problems)
-
-    async def _report(self) -> None:
-        while True:
-            await asyncio.sleep(STATUS_SECONDS)
-            if not self._stopping.is_set():
-                self._notifier.status(self._summary())
