@@ -28,7 +28,7 @@ async def hold(place: Place, posts: int = 44, pause: float = 0.05) -> None:
     channels = [chat for chat in place.scene.chats if chat.kind == "channel"]
     for number in range(posts):
         chat = chance.choice(channels)
-        text = signal(chance) if chance.random() < 0.7 else remark(chance)
+        text = _drawable(signal(chance) if chance.random() < 0.7 else remark(chance))
         post = world.post(chat, text)
         if number % 13 == 5:
             world.edit(chat, post, f"{text} (corrigido)")
@@ -66,3 +66,8 @@ async def give_up(place: Place, letters: int = len(_REFUSED)) -> None:
         for _ in range(letters):
             await parked.acquire()
         consumer.stop()
+
+
+def _drawable(text: str) -> str:
+    """Without emoji: a machine without a font for them would draw boxes."""
+    return "".join(letter for letter in text if ord(letter) < 0x10000).strip()

@@ -27,8 +27,8 @@ export function entry(message, { moment = message.telegramDate, hits = [], onOpe
   return row;
 }
 
-function senderOf({ sender }) {
-  if (!sender) return "";
+function senderOf({ sender, chatTitle }) {
+  if (!sender || sender.name === chatTitle) return ""; // a channel that speaks for itself
   return sender.name ?? (sender.username ? `@${sender.username}` : `№ ${sender.id}`);
 }
 
@@ -68,7 +68,7 @@ function parts(full) {
   const content = contentOf(full);
   const facts = {
     Chat: h("span", { class: "mono" }, keyOf(full)),
-    Sender: senderOf(full) || "–",
+    Sender: senderOf(full) || null,
     Written: full.telegramDate ? dateTime(full.telegramDate) : "–",
     Received: `${dateTime(full.receivedAt)} by ${full.account}`,
     Source: full.source,

@@ -1,12 +1,13 @@
 // Live: messages as they come, newest first. The list is bounded; while it is paused, what comes is kept aside.
 
-import { follow, queryString } from "../api.js";
+import { follow, queryString, request } from "../api.js";
 import { blank, find, h, icon, rove, state } from "../dom.js";
 import { offer, queryOf, titleOf, keyOf } from "../directory.js";
 import { contentOf, entry, showMessage } from "../entry.js";
 import { plural } from "../format.js";
 
 const SHOWN = 300;
+const BEFORE = 30; // messages from before the page was opened, so that it is not empty
 const AWAY_MS = 600000; // after which a page that comes back begins anew
 const SPOKEN_EVERY_MS = 8000; // a summary: each message read out would never end
 
@@ -76,6 +77,7 @@ class Live {
     this.following = new AbortController();
     if (!resume) {
       this.lastId = null;
+      this.empty = true;
       this.clear();
     }
     this.state = ["off", "Connecting …", "wait"];
@@ -87,6 +89,7 @@ class Live {
       onOpen: () => {
         this.state = ["ok", "Connected", "live"];
         this.show();
+        if (this.empty) this.before({ channelId, accountScope });
       },
       onEvent: ({ data }, lastId) => {
         this.lastId = lastId;
@@ -112,9 +115,7 @@ class Live {
   }
 
   add(message) {
-    const row = entry(message, { moment: message.receivedAt, onOpen: () => showMessage(message) });
-    row.dataset.words = `${contentOf(message)}\n${message.sender?.name ?? ""}\n${message.chatTitle ?? titleOf(keyOf(message))}`.toLowerCase();
-    row.hidden = !this.matches(row);
+    const row = this.row(message);
     row.classList.add("fresh");
     this.list.prepend(row);
     while (this.list.children.length > SHOWN) {
@@ -126,12 +127,38 @@ class Live {
     this.showBlank();
   }
 
+  /** Shows below what the stream brings what was there before it. */
+  async before(chat) {
+    this.empty = false;
+    const { signal } = this.following;
+    let page;
+    try {
+      page = await request("/api/messages", { query: { ...chat, limit: BEFORE }, signal });
+    } catch {
+      return; // what comes is the point of this view; Search tells what is wrong with the rest
+    }
+    const shown = new Set([...this.list.children].map((row) => row.dataset.id));
+    const older = page.items.filter((message) => !shown.has(message.id)).map((message) => this.row(message));
+    if (signal.aborted || !older.length) return;
+    this.list.append(h("li", { class: "since" }, "Before this view was opened"), ...older);
+    this.roving();
+    this.filter();
+  }
+
+  row(message) {
+    const row = entry(message, { moment: message.receivedAt, onOpen: () => showMessage(message) });
+    row.dataset.id = message.id;
+    row.dataset.words = `${contentOf(message)}\n${message.sender?.name ?? ""}\n${message.chatTitle ?? titleOf(keyOf(message))}`.toLowerCase();
+    row.hidden = !this.matches(row);
+    return row;
+  }
+
   matches(row) {
     return row.dataset.words.includes(this.words.value.trim().toLowerCase());
   }
 
   filter() {
-    for (const row of this.list.children) row.hidden = !this.matches(row);
+    for (const row of this.list.querySelectorAll(".entry")) row.hidden = !this.matches(row);
     this.showBlank();
   }
 
@@ -160,7 +187,7 @@ class Live {
   }
 
   showBlank() {
-    const none = ![...this.list.children].some((row) => !row.hidden);
+    const none = !this.list.querySelector(".entry:not([hidden])");
     if (!none) this.blank.replaceChildren();
     else if (!this.blank.children.length) {
       this.blank.append(blank("live", "Nothing yet", "A message appears here as soon as the gateway has stored it."));

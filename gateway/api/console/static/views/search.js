@@ -7,6 +7,8 @@ import { entry, showMessage } from "../entry.js";
 import { count, plural } from "../format.js";
 
 const PAGE = 50;
+const EMPTY_PAGES = 20; // a page may be empty though there is a next one; so many are asked for at once
+const WIDE = matchMedia("(min-width: 721px)");
 
 let section;
 let roving = null;
@@ -17,6 +19,8 @@ export function open(opened, address) {
   section = opened;
   const form = find("[data-form]", section);
   for (const field of ["search", "from", "to"]) form.elements[field].value = address.get(field) ?? "";
+  form.elements.deleted.checked = address.has("deleted");
+  find("[data-refine]", section).open = WIDE.matches || ["chat", "from", "to", "deleted"].some((name) => address.has(name));
   offer(form.elements.chat, address.get("chat") ?? "");
   form.onsubmit = (event) => {
     event.preventDefault();
@@ -37,9 +41,20 @@ export function ask() {
 }
 
 function query(chat) {
-  const { search, from, to } = find("[data-form]", section).elements;
+  const { search, from, to, deleted } = find("[data-form]", section).elements;
   const moment = (field) => (field.value ? new Date(field.value).toISOString() : "");
-  return { search: search.value.trim(), ...(chat ? queryOf(chat) : {}), from: moment(from), to: moment(to), limit: PAGE };
+  return {
+    search: search.value.trim(), ...(chat ? queryOf(chat) : {}), from: moment(from), to: moment(to),
+    includeDeleted: deleted.checked || "", limit: PAGE,
+  };
+}
+
+async function page(wanted, after = null) {
+  let found = { items: [], nextCursor: after };
+  for (let asks = 0; asks < EMPTY_PAGES && !found.items.length && (asks === 0 || found.nextCursor); asks += 1) {
+    found = await request("/api/messages", { query: { ...wanted, cursor: found.nextCursor } });
+  }
+  return found;
 }
 
 async function run(chat = find("#search-chat").value) {
@@ -51,11 +66,11 @@ async function run(chat = find("#search-chat").value) {
   find("[data-fresh]", section).textContent = "";
   place.replaceChildren(skeleton());
   try {
-    const [page] = await Promise.all([request("/api/messages", { query: wanted }), directory()]);
+    const [found] = await Promise.all([page(wanted), directory()]);
     if (mine !== asked) return;
     place.replaceChildren();
-    add(page);
-    if (!page.items.length) {
+    add(found);
+    if (!found.items.length && !found.nextCursor) {
       place.replaceChildren(blank("search", "Nothing found", wanted.search
         ? "Fewer words, or a longer time, may find more. Words are found whatever their case and accents."
         : "No message is stored yet for this chat and time."));
@@ -89,10 +104,10 @@ async function more(event) {
   const last = find("[data-list]", section).lastElementChild;
   button.disabled = true;
   try {
-    const page = await request("/api/messages", { query: { ...query(find("#search-chat").value), cursor } });
+    const found = await page(query(find("#search-chat").value), cursor);
     if (mine === asked) {
-      add(page);
-      last.nextElementSibling?.querySelector(".entry-open").focus();
+      add(found);
+      last?.nextElementSibling?.querySelector(".entry-open").focus();
     }
   } catch (error) {
     find("[data-blank]", section).replaceChildren(blank("bad", "The next page did not come", error.message, { bad: true }));
