@@ -18,61 +18,30 @@ from gateway.read import Processing, StoredMessage
 from gateway.read.highlight import snippet, utf16
 from gateway.read.records import Status
 
-EXAMPLE: dict[str, Any] = {
-    "id": "0:-1001649127710:4711",
-    "kind": "message.new",
-    "account": "main",
-    "accountScope": 0,
-    "channelId": "-1001649127710",
-    "chatType": "channel",
-    "chatTitle": "Sinais da Bolsa",
-    "chatUsername": "sinaisdabolsa",
-    "messageId": 4711,
-    "threadId": None,
-    "groupedId": None,
-    "replyTo": {"messageId": 4700},
-    "forward": None,
-    "sender": {"id": -1001649127710, "name": "Sinais da Bolsa", "username": "sinaisdabolsa"},
-    "text": "COMPRA PETR4: 25,50 a 26,00",
-    "caption": None,
-    "entities": [{"type": "bold", "offset": 0, "length": 6}],
-    "mediaType": None,
-    "media": None,
-    "telegramDate": "2026-05-04T12:30:00.000000Z",
-    "editDate": None,
-    "receivedAt": "2026-05-04T12:30:00.412345Z",
-    "source": "mtproto",
-    "messageType": "channel_post",
-    "metadata": {"views": 1024},
-    "deletedAt": None,
-    "processing": None,
-    "highlight": None,
-}
-
 
 class SenderModel(ApiModel):
     """Who wrote a message: a user, or a channel under its own name."""
 
-    id: int
-    name: str | None
-    username: str | None
+    id: int = Field(examples=[-1001649127710])
+    name: str | None = Field(examples=["Sinais da Bolsa"])
+    username: str | None = Field(examples=["sinaisdabolsa"])
 
 
 class ProcessingModel(ApiModel):
     """What a consumer noted about a message."""
 
-    consumer: str
-    status: Status = Field(description="`published` is what was marked as processed.")
-    attempts: int
-    error: str | None
+    consumer: str = Field(examples=["tp-capital"])
+    status: Status = Field(description="`published` is what was marked as processed.", examples=["failed"])
+    attempts: int = Field(examples=[3])
+    error: str | None = Field(examples=["no buy range and no target with a stop"])
     at: Moment
 
 
 class HitModel(ApiModel):
     """A place in the text or caption, in UTF-16 code units, as Telegram's entities and JavaScript count."""
 
-    offset: int
-    length: int
+    offset: int = Field(examples=[7])
+    length: int = Field(examples=[5])
 
 
 class HighlightModel(ApiModel):
@@ -82,38 +51,41 @@ class HighlightModel(ApiModel):
     ranges: list[HitModel]
     snippet: str = Field(
         description="HTML: the text round the first hits, all of it escaped, the hits in `<mark>`, and no "
-        "other markup."
+        "other markup.",
+        examples=["COMPRA <mark>PETR4</mark>: 25,50 a 26,00"],
     )
 
 
 class Message(ApiModel):
     """A message in its newest revision: the event that was last delivered for it."""
 
-    id: str = Field(description="The event's id.")
+    id: str = Field(description="The event's id.", examples=["0:-1001649127710:4711"])
     kind: Kind
-    account: str
-    account_scope: int
-    channel_id: str
+    account: str = Field(examples=["main"])
+    account_scope: int = Field(examples=[0])
+    channel_id: str = Field(examples=["-1001649127710"])
     chat_type: ChatType
-    chat_title: str | None
-    chat_username: str | None
-    message_id: int
+    chat_title: str | None = Field(examples=["Sinais da Bolsa"])
+    chat_username: str | None = Field(examples=["sinaisdabolsa"])
+    message_id: int = Field(examples=[4711])
     thread_id: int | None
-    grouped_id: int | None
-    reply_to: dict[str, Any] | None
+    grouped_id: int | None = Field(description="Of an album; may exceed 2^53.")
+    reply_to: dict[str, Any] | None = Field(examples=[{"messageId": 4700}])
     forward: dict[str, Any] | None
     sender: SenderModel | None
-    text: str | None
+    text: str | None = Field(examples=["COMPRA PETR4: 25,50 a 26,00"])
     caption: str | None
-    entities: list[dict[str, Any]] | None
-    media_type: str | None
+    entities: list[dict[str, Any]] | None = Field(examples=[[{"type": "bold", "offset": 0, "length": 6}]])
+    media_type: str | None = Field(examples=["photo"])
     media: dict[str, Any] | None
     telegram_date: Moment | None
     edit_date: Moment | None
     received_at: Moment = Field(description="When the gateway received this revision.")
     source: Source = Field(description="How this revision came.")
     message_type: MessageType | None
-    metadata: dict[str, Any] = Field(description="Free-form; its keys are as they came.")
+    metadata: dict[str, Any] = Field(
+        description="Free-form; its keys are as they came.", examples=[{"views": 1024}]
+    )
     deleted_at: Moment | None = Field(description="When the gateway learnt that it was deleted on Telegram.")
     processing: ProcessingModel | None = Field(description="For the `consumer` that was asked for.")
     highlight: HighlightModel | None = Field(description="For the `search` that was asked for.")

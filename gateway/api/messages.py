@@ -10,7 +10,6 @@ from gateway.api.auth import Admin, Caller, Reader
 from gateway.api.caching import LONGEST_SECONDS, answer
 from gateway.api.message_desk import HIDDEN_MARK, desk_of
 from gateway.api.message_model import (
-    EXAMPLE,
     MessageDetails,
     MessagePage,
     encode_message,
@@ -55,19 +54,14 @@ _400: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _ok(model: Any, example: Any) -> dict[int | str, dict[str, Any]]:
-    return {
-        200: {
-            "model": model,
-            "headers": _SOURCE_HEADER,
-            "content": {"application/json": {"example": example}},
-        }
-    }
+def found_by(model: Any) -> dict[int | str, dict[str, Any]]:
+    """The description of an answer that is written by hand."""
+    return {200: {"model": model, "headers": _SOURCE_HEADER}}
 
 
 @router.get(
     "",
-    responses=_ok(MessagePage, {"items": [EXAMPLE], "nextCursor": None}) | _400,
+    responses=found_by(MessagePage) | _400,
     response_class=Response,
 )
 async def list_messages(
@@ -154,7 +148,7 @@ async def list_messages(
 
 @router.get(
     "/{channelId}/{messageId}",
-    responses=_ok(MessageDetails, {**EXAMPLE, "revisions": None}) | _404,
+    responses=found_by(MessageDetails) | _404,
     response_class=Response,
 )
 async def get_message(
@@ -207,10 +201,13 @@ async def restore_message(
     message_id: MessagePath,
     account_scope: ScopeQuery = 0,
 ) -> None:
-    """Shows a hidden message again."""
+    """Shows a hidden message again; one that is not hidden stays as it is."""
     message = visible(caller, channel_id, message_id, account_scope)
-    if not await desk_of(request).restore(message):
-        raise Problem(404, "Not Found", "There is no such hidden message.")
+    desk = desk_of(request)
+    if not await desk.restore(message):
+        if await desk.reader.message(message) is None:
+            raise Problem(404, "Not Found", NO_SUCH_MESSAGE)
+        return
     await _renew(request)
     log.info("message_restored", chat=message.chat.key, message=message_id, token=caller.token_id)
 

@@ -11,8 +11,8 @@ from redis.exceptions import RedisError
 from gateway.api.auth import Processor, Reader
 from gateway.api.caching import answer
 from gateway.api.message_desk import desk_of
-from gateway.api.message_model import EXAMPLE, MessagePage, encode_page
-from gateway.api.messages import BAD_CURSOR, NO_SUCH_MESSAGE, visible
+from gateway.api.message_model import MessagePage, encode_page
+from gateway.api.messages import BAD_CURSOR, NO_SUCH_MESSAGE, found_by, visible
 from gateway.api.model import ApiModel
 from gateway.api.parameters import (
     CHANNEL_ID,
@@ -35,8 +35,6 @@ log = structlog.get_logger()
 router = APIRouter(prefix="/api/messages", tags=["processing"])
 
 BATCH = 1000
-_PROCESSING = {"consumer": "tp-capital", "status": "received", "attempts": 0, "error": None}
-_PROCESSING_EXAMPLE = {**_PROCESSING, "at": "2026-05-04T12:30:01.000000Z"}
 _400: dict[int | str, dict[str, Any]] = {400: {"description": BAD_CURSOR}}
 _404: dict[int | str, dict[str, Any]] = {404: {"description": NO_SUCH_MESSAGE}}
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -70,11 +68,13 @@ class ProcessedBatch(ApiModel):
 class MarkedItem(ApiModel):
     """What is noted now about a message of the batch."""
 
-    channel_id: str
-    account_scope: int
-    message_id: int
-    status: Status | None = Field(description="`published` is what was processed; null: not recorded.")
-    attempts: int
+    channel_id: str = Field(examples=["-1001649127710"])
+    account_scope: int = Field(examples=[0])
+    message_id: int = Field(examples=[4711])
+    status: Status | None = Field(
+        description="`published` is what was processed; null: not recorded.", examples=["published"]
+    )
+    attempts: int = Field(examples=[1])
     recorded: bool = Field(description="False only in a chat that the token may not see.")
     changed: bool = Field(description="False when this was noted before, or something final was.")
     known: bool = Field(description="Whether the message is stored; a queue can be faster than the database.")
@@ -94,20 +94,7 @@ class Reopened(ApiModel):
 
 @router.get(
     "/unprocessed",
-    responses={
-        200: {
-            "model": MessagePage,
-            "content": {
-                "application/json": {
-                    "example": {
-                        "items": [{**EXAMPLE, "processing": _PROCESSING_EXAMPLE}],
-                        "nextCursor": None,
-                    }
-                }
-            },
-        },
-        **_400,
-    },
+    responses=found_by(MessagePage) | _400,
     response_class=Response,
 )
 async def list_unprocessed(
