@@ -11,7 +11,6 @@ from collections.abc import Generator
 
 import structlog
 import uvicorn
-from sse_starlette.sse import AppStatus
 
 from gateway import __version__
 from gateway.api.app import create_app
@@ -75,7 +74,6 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
         resources: Resources | None = getattr(app.state, "resources", None)
         if resources is not None:
             resources.stopping.set()
-        AppStatus.should_exit = True
         server.should_exit = True
 
     for number in (signal.SIGTERM, signal.SIGINT):

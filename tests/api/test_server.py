@@ -1,0 +1,101 @@
+"""The process: how it starts, how it stops, and what it leaves with."""
+
+import asyncio
+import json
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from gateway.localstack import LocalStack
+from tests.api.conftest import Api, running_api, telegram_gateway
+
+
+def events(api: Api) -> list[dict[str, Any]]:
+    return [json.loads(line[3:]) for line in api.log.splitlines()]
+
+
+async def test_told_to_stop_it_ends_its_streams_and_leaves_cleanly_at_once(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    async with running_api(stack, tmp_path) as api:
+        headers = {"Authorization": f"Bearer {await api.token()}"}
+        async with (
+            httpx.AsyncClient(base_url=api.url, headers=headers) as client,
+            client.stream("GET", "/api/stream") as stream,
+        ):
+            assert stream.status_code == 200
+            body = stream.aiter_bytes()
+            await anext(body)  # it is under way
+            began = time.monotonic()
+            stopping = asyncio.ensure_future(api.stop())
+            async for _ in body:
+                pass
+            assert await stopping == 0
+            assert time.monotonic() - began < 5
+        assert [event["event"] for event in events(api)][-2:] == ["api_stopping", "api_stopped"]
+        assert all(event["level"] == "info" for event in events(api))
+
+
+async def test_what_is_under_way_is_answered_and_nothing_new_is_taken(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    async with running_api(stack, tmp_path) as api:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        token = await api.token(("admin",))
+        body = b'{"isActive": true, "hidden": false}'
+        head = (
+            f"PUT /api/channels/-100777 HTTP/1.1\r\nHost: api\r\nAuthorization: Bearer {token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        writer.write(head.encode() + body[:10])
+        await asyncio.sleep(0.3)  # the first half is with the server
+        stopping = asyncio.ensure_future(api.stop())
+        async with asyncio.timeout(10), httpx.AsyncClient() as other:
+            while True:
+                try:
+                    await other.get(f"{api.url}/ready")
+                except httpx.TransportError:
+                    break
+                await asyncio.sleep(0.05)
+        writer.write(body[10:])
+        answer = await reader.read(1024)
+        assert answer.startswith(b"HTTP/1.1 404 ")
+        writer.close()
+        assert await stopping == 0
+
+
+async def test_killed_twice_it_does_not_wait(stack: LocalStack, tmp_path: Path) -> None:
+    async with running_api(stack, tmp_path) as api:
+        _, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(b"POST /api/sync HTTP/1.1\r\nHost: api\r\nContent-Length: 100\r\n\r\n")
+        await asyncio.sleep(0.3)
+        first = asyncio.ensure_future(api.stop())
+        await asyncio.sleep(0.5)
+        assert not first.done()
+        assert await api.stop(signal.SIGINT) == 0
+        await first
+        writer.close()
+
+
+async def test_a_wrong_setting_and_a_taken_port_need_a_person(stack: LocalStack, tmp_path: Path) -> None:
+    api = Api(stack, tmp_path)
+    said = await telegram_gateway({**api.environment, "TELEGRAM_API_RATE_LIMIT": "-1"}, "api", code=78)
+    assert "TELEGRAM_API_RATE_LIMIT" in said
+    with socket.create_server(("127.0.0.1", api.port)):
+        assert "TELEGRAM_API_ADDR" in await telegram_gateway(api.environment, "api", code=78)
+
+
+async def test_large_answers_are_compressed_for_who_asks_and_carry_no_server_name(api: Api) -> None:
+    client = api.client_with(None)
+    packed = await client.get("/openapi.json", headers={"Accept-Encoding": "gzip"})
+    plain = await client.get("/openapi.json", headers={"Accept-Encoding": "identity"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert int(packed.headers["content-length"]) < len(plain.content) / 4
+    assert packed.json() == plain.json()
+    assert "content-encoding" not in plain.headers
+    assert "server" not in plain.headers
+    assert plain.headers["x-content-type-options"] == "nosniff"
