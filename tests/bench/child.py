@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-LINE_LIMIT = 256 << 20  # an answer may hold the arrival of every message
+LINE_LIMIT = 256 << 20  # an answer may hold the arrival of every message, a command every request
 STOP_SECONDS = 10.0
 
 Handler = Callable[..., Awaitable[dict[str, Any]]]
@@ -21,9 +22,12 @@ class ChildFailed(Exception):
 class Child:
     """The parent's side: `python -m MODULE ARGUMENTS`, its standard error in `log`."""
 
-    def __init__(self, module: str, *arguments: str, log: Path) -> None:
+    def __init__(
+        self, module: str, *arguments: str, log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._command = (sys.executable, "-m", module, *arguments)
         self._log = log
+        self._environment = environment or {}
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -40,6 +44,7 @@ class Child:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 limit=LINE_LIMIT,
+                env={**os.environ, **self._environment},
             )
         return await self._answer()
 
@@ -85,7 +90,7 @@ def run(main: Coroutine[Any, Any, None], runner: Callable[..., None] = asyncio.r
 
 async def serve(greeting: Mapping[str, Any], handlers: Mapping[str, Handler]) -> None:
     """The child's side: greets, then answers until its standard input ends."""
-    reader = asyncio.StreamReader()
+    reader = asyncio.StreamReader(limit=LINE_LIMIT)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )

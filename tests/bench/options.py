@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-SCENARIOS = ("sandbox", "throughput", "latency", "outages", "backlog", "backfill", "growth")
+SCENARIOS = (
+    *("sandbox", "throughput", "latency", "outages", "backlog", "backfill", "growth"),
+    *("read", "stream", "volume"),
+)
 # Without Sentinels and replica: they would take a Redis that is down for good.
 SERVERS = ("postgres", "pgbouncer", "redis", "rabbitmq")
 MOST_MESSAGES = 40_000  # the sandbox disconnects a client that lets more than 50 000 pushes wait
@@ -28,6 +31,17 @@ class Options:
     journal_rows: int = 5_000_000
     growth_rate: int = 300  # messages a second
     growth_seconds: float = 30.0
+    read_rows: int = (
+        20_000  # messages stored while reading is measured, and the few that many are compared with
+    )
+    read_rounds: int = 1_000  # calls of each kind, each beside a bare one
+    read_windows: int = 3  # of full load, in turn with as many bare ones
+    read_seconds: float = 2.0  # each
+    stream_clients: int = 200
+    stream_rate: int = 20  # events a second
+    stream_seconds: float = 10.0
+    volume_rows: int = 5_000_000
+    volume_rounds: int = 300
     quick: bool = False
 
 
@@ -43,5 +57,13 @@ QUICK = Options(
     journal_chats=10,
     journal_rows=3_000,
     growth_seconds=0.5,
+    read_rows=2_000,
+    read_rounds=10,
+    read_windows=1,
+    read_seconds=0.1,
+    stream_clients=10,
+    stream_seconds=0.5,
+    volume_rows=20_000,
+    volume_rounds=10,
     quick=True,
 )

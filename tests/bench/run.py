@@ -16,6 +16,7 @@ from tests.bench.growth import run_growth
 from tests.bench.machine import describe
 from tests.bench.options import Options
 from tests.bench.outages import run_outages
+from tests.bench.read import run_read
 from tests.bench.report import Report
 from tests.bench.stores import Stores
 from tests.bench.streams import run_sandbox, run_streams
@@ -53,6 +54,9 @@ async def run(
         await server.stop()
     if "growth" in options.scenarios:
         await _attempt(report, "growth", run_growth(report, options, stores, directory, say))
+    if "read" in options.scenarios:
+        say("read: the API and the consumer library beside bare round trips")
+        await _attempt(report, "read", run_read(report, options, stores, directory))
     return report
 
 

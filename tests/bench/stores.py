@@ -10,6 +10,7 @@ from tests.bench.receiver import QUEUE
 
 _EMPTY = (
     "TRUNCATE telegram_gateway.messages, telegram_gateway.message_revisions, telegram_gateway.channels, "
+    "telegram_gateway.message_arrivals, telegram_gateway.consumer_marks, "
     "telegram_gateway.message_processing, afternoon.messages"
 )
 # Latency up to the statement that stores a row; `stored_at` is the start of its transaction.
