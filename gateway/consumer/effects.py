@@ -86,7 +86,11 @@ class Effects:
         if standing.done or (standing.status == "failed" and not delivery.reopened):
             return "duplicate"
         failed = standing.failures
-        reason = DIED if standing.error == BEGUN else standing.error or ""
+        reason = standing.error or ""
+        if standing.error == BEGUN and failed:
+            reason = DIED
+            if failed < self._settings.attempts:
+                await self._patiently(lane, lambda: self._state.record(event, "retrying", DIED))
         why = "attempts"
         if delivery.source != "queue" and failed < self._settings.attempts:
             # No broker counts how often this one kills the process.

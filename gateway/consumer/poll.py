@@ -11,31 +11,29 @@ message's own id, as a backfilled message has. Edits and deletions that are want
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-import msgspec
 import structlog
 
 from gateway.consumer.backoff import JITTER, Backoff
-from gateway.consumer.broker import DeadLetters, headers_of, routing_key_of
+from gateway.consumer.broker import DeadLetters
 from gateway.consumer.database import Database
 from gateway.consumer.effects import Effects
-from gateway.consumer.hints import Cache, Hints
+from gateway.consumer.hints import Cache
 from gateway.consumer.metrics import ConsumerMetrics
+from gateway.consumer.polled import PolledDelivery, as_message
+from gateway.consumer.recent import Recent
 from gateway.consumer.settings import ConsumerSettings
 from gateway.consumer.state import BEGUN
 from gateway.errors import SinkUnavailable
-from gateway.event import Event, new_id, utc_now
-from gateway.read.hot import HotMessages
+from gateway.event import Event, utc_now
 from gateway.read.processing import ProcessingState
-from gateway.read.records import ChatRef, event_of
+from gateway.read.records import ChatRef, HotPage, event_of
 
 log = structlog.get_logger()
 
-MOST_CHATS = 200  # asked for in Redis: the ones that had the newest messages; the database is asked for all
-LEAST_PER_CHAT = 10
 CHATS_SECONDS = 60.0  # how long the list of chats is good for
 
 _CHATS = """
@@ -56,46 +54,6 @@ WHERE r.received_at >= $1 AND r.received_at <= $2 AND r.kind = ANY ($3)
 ORDER BY r.received_at, r.revision
 LIMIT $6
 """
-
-
-class PolledDelivery:
-    """An event that a poll found. Nobody waits for an answer: it is found again until it is on record."""
-
-    problem = ""
-    reopened = False
-    stale = False
-
-    def __init__(self, event: Event, source: str, queue: str, dead_letters: DeadLetters | None) -> None:
-        self.event: Event | None = event
-        self.source = source
-        self._event = event
-        self._queue = queue
-        self._dead_letters = dead_letters
-
-    @property
-    def chat(self) -> str:
-        return self._event.chat_key
-
-    async def park(self, reason: str, attempts: int) -> None:
-        """The record in the database is what counts here; with RabbitMQ away, it is all there is."""
-        if self._dead_letters is None:
-            return
-        event = self._event
-        try:
-            await self._dead_letters.park(
-                msgspec.json.encode(event),
-                message_id=event.id,
-                headers=headers_of(event),
-                routing_key=routing_key_of(event),
-                queue=self._queue,
-                reason=reason,
-                attempts=attempts,
-            )
-        except SinkUnavailable as error:
-            log.warning("consumer_dead_letter_skipped", event_id=event.id, cause=str(error))
-
-    async def done(self) -> None:
-        return
 
 
 class PollSource:
@@ -122,9 +80,7 @@ class PollSource:
         self._metrics = metrics
         self._database = database
         self._state = ProcessingState(database) if database is not None else None
-        self._cache = cache
-        self._hot = HotMessages(cache.client) if cache is not None else None
-        self._hints = Hints(cache, settings) if cache is not None else None
+        self._recent = Recent(cache, settings) if cache is not None else None
         self._dead_letters = dead_letters
         self._ready = ready
         self._queue_delivers = queue_delivers
@@ -132,6 +88,7 @@ class PollSource:
         self._chats: list[ChatRef] = [ChatRef.parse(chat) for chat in settings.chats]
         self._chats_at: float | None = None
         self._polls = 0
+        self._caught_up = database is None  # whether the database had nothing more when it was asked last
 
     async def run(self) -> None:
         """Raises SchemaError or ConfigurationError when a person must act."""
@@ -171,65 +128,56 @@ class PollSource:
         """Hands over what is new, and returns how many events that were."""
         begun = time.perf_counter()
         self._polls += 1
-        found: list[Event] = []
-        ask_database = self._polls % self._settings.database_polls == 1 or self._settings.database_polls == 1
+        every = self._settings.database_polls
+        count = 0
+        lacking: Mapping[str, HotPage] = {}
         try:
-            if self._hot is None or self._queue_delivers():
-                ask_database = True
-            else:
+            ask_database = not self._caught_up or self._polls % every == 0 or self._recent is None
+            # Redis has the newest messages: older ones that are not handed over yet come first.
+            if self._recent is not None and self._caught_up and not self._queue_delivers():
                 try:
-                    found = await self._from_cache()
+                    count, lacking = await self._from_cache(self._recent)
+                    fallback = bool(lacking)
                 except SinkUnavailable:
+                    fallback = True
+                if fallback:
                     self._metrics.fallbacks.inc()
                     ask_database = True
-            self._submit(found, "cache")
-            if ask_database and self._state is not None:
-                stored = await self._from_database()
-                self._metrics.poll_seconds.observe(time.perf_counter() - begun)
-                return len(found) + stored
+            if self._state is not None and (ask_database or self._queue_delivers()):
+                self._caught_up = False
+                found, more = await self._from_database(self._state)
+                # With a queue that delivers, the newest events are left to it.
+                self._caught_up = not more and not self._queue_delivers()
+                count += found
+                if self._recent is not None and self._caught_up:
+                    self._recent.made_up_for(lacking)
         except SinkUnavailable as error:
             log.debug("consumer_poll_failed", consumer=self._settings.name, cause=str(error))
         self._metrics.poll_seconds.observe(time.perf_counter() - begun)
-        return len(found)
+        return count
 
-    async def _from_cache(self) -> list[Event]:
-        """The unmarked messages of Redis, oldest first. Raises SinkUnavailable, also when bodies are gone."""
-        assert self._cache is not None
-        assert self._hot is not None
-        assert self._hints is not None
-        chats = [chat.key for chat in self._chats[:MOST_CHATS]]
-        if not chats or "message.new" not in self._settings.kinds:
-            return []
-        limit = max(LEAST_PER_CHAT, self._settings.page // len(chats))
-        with self._cache.watched():
-            pages = await self._hot.newest_of(chats, limit, utc_now() - self._settings.lookback)
-        events = [
-            as_message(event)
-            for page in pages.values()
-            for event in reversed(page.events)
-            if not self._holds(as_message(event))
-        ]
-        events = [event for event in events if self._settings.wants(event)]
-        if events:
-            marks = await self._hints.seen(events)
-            events = [event for event, seen in zip(events, marks, strict=True) if not seen]
+    async def _from_cache(self, recent: Recent) -> tuple[int, Mapping[str, HotPage]]:
+        if "message.new" not in self._settings.kinds:
+            return 0, {}
+        events, lacking = await recent.new(self._chats, self._holds)
         self._metrics.cache_hits.inc(len(events))
-        return events
+        self._submit(events, "cache")
+        return len(events), lacking
 
-    async def _from_database(self) -> int:
-        """Hands over what is unprocessed, and warms Redis with it. Returns how much that was."""
-        assert self._state is not None
+    async def _from_database(self, state: ProcessingState) -> tuple[int, bool]:
+        """Hands over what is unprocessed, and warms Redis with it: how much that was, and whether more is."""
         await self._look_for_chats()
         before = utc_now() - (self._settings.grace if self._queue_delivers() else timedelta(0))
         since = utc_now() - self._settings.lookback
         found: list[Event] = []
+        more = False
         if "message.new" in self._settings.kinds:
             chats = self._chats if self._settings.chats else None
             after: int | None = None
             looked_at = 0
             # What waits for a retry is unprocessed too, and must not hide what comes after it.
             while len(found) < self._settings.page and looked_at <= self._settings.set_aside:
-                page = await self._state.unprocessed(
+                page = await state.unprocessed(
                     self._settings.name, chats, since=since, after=after, limit=self._settings.page
                 )
                 looked_at += len(page.messages)
@@ -244,11 +192,12 @@ class PollSource:
                 if page.next is None:
                     break
                 after = page.next
-            await self._warm([message.event for message in page.messages])
+            more = page.next is not None
+            await self._warm([message.event for message in page.messages if message.deleted_at is None])
         found += await self._revisions(since, before)
         self._metrics.cache_misses.inc(len(found))
         self._submit(found, "database")
-        return len(found)
+        return len(found), more or len(found) >= self._settings.page
 
     async def _revisions(self, since: Any, before: Any) -> list[Event]:
         """The edits and deletions that are wanted and not processed, as they came."""
@@ -281,11 +230,10 @@ class PollSource:
         return [chat.rpartition("/")[2] for chat in self._settings.chats] or None
 
     async def _warm(self, events: Sequence[Event]) -> None:
-        if self._hot is None or self._cache is None or not events:
+        if self._recent is None or not events:
             return
         try:
-            with self._cache.watched():
-                await self._hot.warm(events)
+            await self._recent.warm(events)
         except SinkUnavailable as error:
             log.debug("consumer_warming_failed", cause=str(error))
 
@@ -299,6 +247,8 @@ class PollSource:
         for event in events:
             if not self._holds(event):
                 self._effects.submit(PolledDelivery(event, source, self._settings.queue, self._dead_letters))
+            if self._recent is not None:
+                self._recent.handed_over(event)
 
     def _holds(self, event: Event) -> bool:
         """Whether the event is being handled, or about to be."""
@@ -306,11 +256,3 @@ class PollSource:
             item.event is not None and item.event.id == event.id and not item.stale
             for item in self._lanes.items(event.chat_key)
         )
-
-
-def as_message(event: Event) -> Event:
-    """The message that an edit shows, as if it had been first seen like that."""
-    if event.kind == "message.new":
-        return event
-    identity = new_id(event.account_scope, event.channel_id, event.message_id)
-    return msgspec.structs.replace(event, id=identity, kind="message.new")

@@ -187,11 +187,11 @@ async def test_one_message_parked_by_two_consumers_is_two_letters(desk: Desk) ->
     await desk.park(7, "bia")
     letters = {letter.consumer: letter for letter in (await desk.letters.list()).letters}
     assert letters["ana"].message_id == letters["bia"].message_id
-    (outcome,) = await desk.letters.requeue(Selection(ids=(letters["bia"].id,)))
+    (outcome,) = await desk.letters.requeue(Selection(ids=(letters["ana"].id,)))
     assert outcome.error is None
-    await desk.until(1, bia.name)
-    assert await desk.ready(ana.name) == 0
-    assert [letter.consumer for letter in (await desk.letters.list()).letters] == ["ana"]
+    await desk.until(1, ana.name)
+    assert await desk.ready(bia.name) == 0
+    assert (await desk.letters.list()).letters == [letters["bia"]]
 
 
 async def test_letters_that_are_alike_in_everything_are_still_handled_one_by_one(desk: Desk) -> None:

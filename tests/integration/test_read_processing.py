@@ -150,7 +150,11 @@ async def test_retries_keep_their_place_and_count(rig: ReadRig) -> None:
     page = await rig.reader.unprocessed("x")
     (message,) = page.messages
     assert message.processing is not None
-    assert (message.event.message_id, message.processing.status, message.processing.attempts) == (1, "retrying", 2)
+    assert (message.event.message_id, message.processing.status, message.processing.attempts) == (
+        1,
+        "retrying",
+        2,
+    )
 
 
 async def test_reprocessing_reopens_for_one_or_for_all(rig: ReadRig) -> None:
@@ -174,7 +178,9 @@ async def test_a_row_deleted_by_hand_makes_its_message_unprocessed_again(rig: Re
 
 
 async def test_only_the_chats_that_were_asked_for(rig: ReadRig) -> None:
-    await rig.store(new(1), new(2, channel=OTHER), new(3, channel="77", scope=42), new(4, channel="77", scope=43))
+    await rig.store(
+        new(1), new(2, channel=OTHER), new(3, channel="77", scope=42), new(4, channel="77", scope=43)
+    )
     assert await rig.unprocessed(chats=[CHAT]) == [1]
     assert await rig.unprocessed(chats=[ChatRef("77", 42), ChatRef(OTHER), CHAT], limit=1) == [1, 2, 3]
     assert await rig.unprocessed(chats=[]) == []
@@ -237,6 +243,7 @@ STEPS = st.lists(
         st.tuples(st.just("store"), st.integers(1, 4)),
         st.tuples(st.just("begin"), st.integers(1, 3)),
         st.tuples(st.just("end"), st.booleans()),
+        st.tuples(st.just("drain"), st.integers(1, 9)),
         st.tuples(st.just("published"), st.integers(0, 40)),
         st.tuples(st.just("failed"), st.integers(0, 40)),
         st.tuples(st.just("retrying"), st.integers(0, 40)),
@@ -245,12 +252,12 @@ STEPS = st.lists(
         st.tuples(st.just("advance"), st.just(0)),
         st.tuples(st.just("look"), st.integers(1, 5)),
     ),
-    max_size=40,
+    max_size=30,
 )
 
 
 @given(STEPS)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_whatever_happens_in_whichever_order_nothing_is_lost(
     stack: LocalStack, rig: ReadRig, steps: list[tuple[str, Any]]
 ) -> None:
@@ -282,6 +289,11 @@ async def test_whatever_happens_in_whichever_order_nothing_is_lost(
                     await (transaction.commit() if value else transaction.rollback())
                     world.stored += waiting if value else []
                     transaction, waiting = None, []
+                case "drain":
+                    page = await rig.reader.unprocessed("x", limit=value)
+                    refs = [MessageRef.of(message.event) for message in page.messages]
+                    await rig.reader.mark_processed("x", [Outcome(ref, "published") for ref in refs])
+                    world.status |= {ref.message_id: "published" for ref in refs}
                 case "published" | "failed" | "retrying":
                     channel = OTHER if await _in_other(rig, chosen, waiting) else CHANNEL
                     await rig.reader.mark_processed("x", done(chosen, status=step, channel=channel))
