@@ -24,7 +24,10 @@ from gateway.api import (
 )
 from gateway.api.middleware import Boundary
 from gateway.api.resources import Resources
+from gateway.api.routing import add_routes
 from gateway.settings import Settings
+
+_OPERATIONS = (status, processing, messages, dead_letters, channels, sync, stream, console)
 
 COMPRESSED_BYTES = 1024  # smaller answers are not worth the time
 COMPRESSION_LEVEL = 4  # within 5 % of the best on JSON, in a third of the time
@@ -52,17 +55,9 @@ def create_app(settings: Settings, *, registry: CollectorRegistry = metrics.REGI
         ],
         docs_url=None,
         redoc_url=None,
-        generate_unique_id_function=lambda route: route.name,
     )
     app.state.registry = registry
     problems.install(app)
     openapi.install(app)
-    app.include_router(status.router)
-    app.include_router(processing.router)
-    app.include_router(messages.router)
-    app.include_router(dead_letters.router)
-    app.include_router(channels.router)
-    app.include_router(sync.router)
-    app.include_router(stream.router)
-    app.include_router(console.router)
+    add_routes(app, [module.router for module in _OPERATIONS])
     return app
