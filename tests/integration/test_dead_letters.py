@@ -50,7 +50,7 @@ class Desk:
 
     async def deliver(self, message: int, consumer: str, **properties: Any) -> None:
         """Puts a message into a consumer's queue, as the gateway's exchange does."""
-        event = new(message)
+        event = new(message, telegram_date=NOW, received_at=NOW)
         body = aio_pika.Message(
             encode(event),
             headers={"x-channel-id": event.channel_id, "cloudEvents_subject": str(message)},
@@ -62,7 +62,7 @@ class Desk:
 
     async def park(self, message: int, consumer: str = "ana", **properties: Any) -> None:
         """Parks a message for a consumer that has given up on it."""
-        event = new(message)
+        event = new(message, telegram_date=NOW, received_at=NOW)
         headers: dict[str, FieldValue] = {
             "x-consumer": consumer,
             "x-queue": f"telegram.consumer.{consumer}",
