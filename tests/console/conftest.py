@@ -70,6 +70,11 @@ class Visit:
         await self.page.get_by_label("Token").fill(token)
         await self.page.get_by_role("button", name="Sign in").click()
         await expect(self.page.get_by_role("heading", name="Overview", level=1)).to_be_visible()
+        await self.ready()
+
+    async def ready(self) -> None:
+        """Its scripts run, and know who is signed in."""
+        await expect(self.page.locator("#who-name")).not_to_be_empty()
 
     async def open(self, view: str) -> None:
         """Another view, by the navigation."""
@@ -102,7 +107,7 @@ class Place:
 
 
 @asynccontextmanager
-async def running_place(stack: LocalStack, directory: Path, channels: int = 3) -> AsyncIterator[Place]:
+async def running_place(stack: LocalStack, directory: Path, channels: int = 4) -> AsyncIterator[Place]:
     """A gateway that has everything, in a world of its own."""
     async with AsyncExitStack() as parts:
         sandbox = await parts.enter_async_context(Sandbox(state_dir=directory / "sandbox"))

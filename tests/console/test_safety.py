@@ -18,7 +18,7 @@ FOREIGN = "main :is(img, iframe, script, object, embed, mark:has(*)), dialog :is
 
 async def test_markup_in_messages_and_titles_stays_text(visitor: Visitor, place: Place) -> None:
     world = place.sandbox.world
-    chat = next(chat for chat in place.scene.chats if chat.title == "Swing Trade B3")
+    chat = next(chat for chat in place.scene.chats if chat.title == "Mini Índice Ao Vivo")
     visit = await visitor("admin")
     page = visit.page
     await visit.open("Live")

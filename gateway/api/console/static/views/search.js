@@ -33,6 +33,9 @@ export function open(opened, address) {
   run(address.get("chat") ?? "");
 }
 
+// On a wide window there is no button that opens it.
+WIDE.addEventListener("change", () => WIDE.matches && find("[data-refine]").setAttribute("open", ""));
+
 /** Puts the cursor into the field for words. */
 export function ask() {
   const field = find("#search-words");
