@@ -137,6 +137,7 @@ def test_a_signal_needs_a_ticker_and_a_purchase_or_a_target_with_a_stop(text: st
         ("COMPRA: 25,50", Reason.NO_TICKER),
         ("ATIVO: PETROBRAS\nCOMPRA: 25,50 (VALE3 fica para depois)", Reason.NO_TICKER),
         ("ATIVO: PETR44\nCOMPRA: 25,50", Reason.NO_TICKER),
+        ("ATIVO: PETROBRAS COMPRA VALE3: 60", Reason.NO_TICKER),
         ("ATIVO: PETR4\nCOMPRA: 25,50\nATIVO: VALE3\nCOMPRA: 61", Reason.SEVERAL_TICKERS),
         ("PETR4 ou VALE3, COMPRA: 25,50", Reason.SEVERAL_TICKERS),
         ("ATIVO: PETR4\nCOMPRA: 25,5,0", Reason.INVALID_PRICE),
