@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,10 +12,12 @@ import asyncpg
 
 from gateway.localstack import LocalStack
 from gateway.tokens import create_token
-from tests.bench.child import Child
+from tests.bench.child import Child, ChildFailed
 from tests.bench.subjects import cpu
 
 MANY_REQUESTS = "1000000000"  # a minute: the limit counts as ever, and lets everything through
+_HITS = re.compile(r'^telegram_gateway_api_cache_total{result="hit"} (\S+)', re.MULTILINE)
+OURS, BARE = "ours", "bare"  # the labels of requests
 
 
 class Api:
@@ -40,22 +43,25 @@ class Api:
 
     async def ask(self, request: str) -> Any:
         """The JSON of one answer."""
-        return json.loads((await self._load.ask("ask", port=self._port, request=request))["body"])
+        return json.loads(await self._text(request))
+
+    async def cache_hits(self) -> int:
+        """How many answers have come from the response cache."""
+        found = _HITS.search(await self._text(self.get("/metrics")))
+        return int(float(found[1])) if found else 0
 
     async def alternate(
         self, requests: Mapping[str, list[str]], rounds: int
-    ) -> tuple[dict[str, list[float]], dict[str, int]]:
-        """Each label's milliseconds within the server, and each name's last answer's size.
+    ) -> tuple[dict[str, list[float]], dict[str, int], dict[str, list[str]]]:
+        """Each label's milliseconds within the server; each name's last answer's size, and who answered it.
 
         In each round there is one request of every name.
         """
-        warm_up = rounds // 10 + 1
-        answer = await self._load.ask(
-            "alternate", port=self._port, requests=requests, rounds=warm_up + rounds
-        )
+        unkept = warm_up(rounds)
+        answer = await self._load.ask("alternate", port=self._port, requests=requests, rounds=unkept + rounds)
         taken = await self._server.ask("take")
-        times = {label: [each * 1e3 for each in seconds[warm_up:]] for label, seconds in taken.items()}
-        return times, answer["sizes"]
+        times = {label: [each * 1e3 for each in seconds[unkept:]] for label, seconds in taken.items()}
+        return times, answer["sizes"], answer["sources"]
 
     async def flood(self, requests: list[str], connections: int, seconds: float) -> dict[str, float]:
         """Requests that were answered, the seconds, and both processes' CPU."""
@@ -63,6 +69,8 @@ class Api:
         answer = await self._load.ask(
             "flood", port=self._port, requests=requests, connections=connections, seconds=seconds
         )
+        if answer["failed"]:
+            raise ChildFailed(f"{answer['failed']} of {answer['done']} requests failed: {requests[0]}")
         return {**answer, "server_cpu": cpu(self._server.pid) - before}
 
     async def listen(self, request: str, clients: int) -> dict[str, float]:
@@ -79,6 +87,9 @@ class Api:
     def port(self) -> int:
         return self._port
 
+    async def _text(self, request: str) -> str:
+        return str((await self._load.ask("ask", port=self._port, request=request))["body"])
+
     def _request(self, method: str, path: str, label: str, body: str = "") -> str:
         head = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Authorization: Bearer {self._token}"]
         if label:
@@ -86,6 +97,11 @@ class Api:
         if body:
             head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         return "\r\n".join([*head, "", body])
+
+
+def warm_up(rounds: int) -> int:
+    """How many rounds come before those whose times are kept."""
+    return rounds // 10 + 1
 
 
 @asynccontextmanager

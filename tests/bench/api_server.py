@@ -120,11 +120,11 @@ class BareEndpoints:
 
     async def _get(self, request: Request) -> Response:
         body = await self._resources.redis.get(message_key(self.chat, self.newest[0]))
-        return JSONResponse(len(body))
+        return JSONResponse(len(body or b""))
 
     async def _select(self, request: Request) -> Response:
         row = await self._resources.database.fetchrow(_MESSAGE, self.chat, self.newest[0], self.at)
-        return JSONResponse(row["message_id"])
+        return JSONResponse(row is not None)
 
     async def _page(self, request: Request) -> Response:
         return JSONResponse(len(await self._resources.database.fetch(_NEWEST, self.chat, self.at)))

@@ -19,6 +19,7 @@ from tests.bench.child import ChildFailed, run, serve
 from tests.bench.report import quantile
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_SOURCE = re.compile(rb"\r\nx-source: *(\w+)", re.IGNORECASE)
 _HEAD_END = b"\r\n\r\n"
 LATE_SECONDS = 10.0  # how long the last events of a stream may take
 
@@ -27,7 +28,7 @@ class Connection(asyncio.Protocol):
     """One connection; `answered` is called with each answer to what was sent, one at a time."""
 
     def __init__(self) -> None:
-        self.answered: Callable[[int, bytes], None] = lambda status, body: None
+        self.answered: Callable[[bytes, bytes], None] = lambda head, body: None
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
 
@@ -48,18 +49,18 @@ class Connection(asyncio.Protocol):
         whole = end + len(_HEAD_END) + (int(length[1]) if length else 0)
         if len(self._buffer) < whole:
             return
-        body, status = self._buffer[end + len(_HEAD_END) : whole], int(self._buffer[9:12])
+        head, body = self._buffer[: end + 2], self._buffer[end + len(_HEAD_END) : whole]
         self._buffer = self._buffer[whole:]
-        self.answered(status, body)
+        self.answered(head, body)
 
     def send(self, request: bytes) -> None:
         assert self._transport is not None
         self._transport.write(request)
 
-    async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """The status and the body of the answer."""
-        answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
-        self.answered = lambda status, body: answer.set_result((status, body))
+    async def ask(self, request: bytes) -> tuple[bytes, bytes]:
+        """The head and the body of the answer."""
+        answer: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
+        self.answered = lambda head, body: answer.set_result((head, body))
         self.send(request)
         return await answer
 
@@ -104,23 +105,26 @@ class Load:
     async def ask(self, port: int, request: str) -> dict[str, Any]:
         """One request."""
         connection = await Connection.open(port)
-        status, body = await connection.ask(request.encode())
+        head, body = await connection.ask(request.encode())
         connection.close()
-        return {"status": status, "body": body.decode()}
+        return {"status": _status(head), "body": body.decode()}
 
     async def alternate(self, port: int, requests: dict[str, list[str]], rounds: int) -> dict[str, Any]:
-        """In each round one request of every name, over one connection; the answers' statuses and sizes."""
+        """In each round one request of every name, over one connection; the answers' sizes and sources."""
         connection = await Connection.open(port)
         waiting = {name: cycle([each.encode() for each in texts]) for name, texts in requests.items()}
         sizes: dict[str, int] = {}
+        sources: dict[str, set[str]] = {name: set() for name in requests}
         for _ in range(rounds):
             for name, texts in waiting.items():
-                status, body = await connection.ask(next(texts))
-                if status >= 300:
-                    raise ChildFailed(f"{name}: {status} {body[:300].decode()}")
+                head, body = await connection.ask(next(texts))
+                if _status(head) >= 300:
+                    raise ChildFailed(f"{name}: {_status(head)} {body[:300].decode()}")
                 sizes[name] = len(body)
+                if source := _SOURCE.search(head):
+                    sources[name].add(source[1].decode())
         connection.close()
-        return {"sizes": sizes}
+        return {"sizes": sizes, "sources": {name: sorted(found) for name, found in sources.items()}}
 
     async def flood(self, port: int, requests: list[str], connections: int, seconds: float) -> dict[str, Any]:
         """As many requests as are answered in `seconds`, one at a time on each connection."""
@@ -130,10 +134,10 @@ class Load:
         done, failed = 0, 0
         finished: asyncio.Queue[None] = asyncio.Queue()
 
-        def answered(connection: Connection, status: int, _: bytes) -> None:
+        def answered(connection: Connection, head: bytes, _: bytes) -> None:
             nonlocal done, failed
             done += 1
-            failed += status >= 300
+            failed += _status(head) >= 300
             if time.monotonic() < until:
                 connection.send(next(texts))
             else:
@@ -155,7 +159,7 @@ class Load:
         self._count, self._arrivals = 0, {}
         for _ in range(clients):
             listener = Listener(request.encode(), self._arrived)
-            await asyncio.get_running_loop().create_connection(lambda one=listener: one, "127.0.0.1", port)
+            await asyncio.get_running_loop().create_connection(partial(_itself, listener), "127.0.0.1", port)
             self._listeners.append(listener)
         for listener in self._listeners:
             await listener.begun.wait()
@@ -184,6 +188,14 @@ class Load:
     def _arrived(self, number: int, posted_ns: int) -> None:
         self._count += 1
         self._arrivals.setdefault(number, []).append((time.monotonic_ns() - posted_ns) / 1e6)
+
+
+def _status(head: bytes) -> int:
+    return int(head[9:12])
+
+
+def _itself(listener: Listener) -> Listener:
+    return listener
 
 
 def _cpu() -> float:

@@ -6,7 +6,7 @@ from a moment ago.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,13 +20,13 @@ from gateway.consumer.state import DatabaseState
 from gateway.event import Event
 from gateway.read import HotMessages, MessageReader
 from gateway.sinks.redis_script import message_key, recent_key
-from tests.bench.api import Api
+from tests.bench.api import BARE, OURS, Api, warm_up
+from tests.bench.child import ChildFailed
 from tests.bench.filling import CHATS, CONSUMER, HOT_CHATS, chat_of
 from tests.bench.report import quantile
 
 PAGE = 100  # messages
 DATABASE_CONNECTIONS = 4
-FRESH_REQUESTS = 400  # that differ, so that none is answered from the response cache
 _SELECT = """
 SELECT status, attempts, error FROM telegram_gateway.message_processing
 WHERE (consumer, account_scope, channel_id, message_id) = ($1, 0, $2, $3)
@@ -67,6 +67,15 @@ class Pair:
         return (quantile(self.ours, 0.5) or 0) / (quantile(self.bare, 0.5) or 1)
 
 
+@dataclass(frozen=True)
+class Call:
+    """How to make so many requests of one kind, the bare one beside them, and what that does."""
+
+    requests: Callable[[int], list[str]]
+    bare: str
+    beside: str
+
+
 class Calls:
     """The requests of each kind. `rows` is how many messages are stored besides the hot ones."""
 
@@ -77,82 +86,87 @@ class Calls:
         self._marked = 0
         self._fresh = 0
 
-    async def requests(self) -> dict[str, tuple[list[str], str, str]]:
-        """By name: ours, the bare one, and what that does."""
+    async def all(self) -> dict[str, Call]:
+        """Every kind by its name."""
         api, chats = self._api, [chat_of(number) for number in range(HOT_CHATS)]
-        page = await api.ask(api.get(f"/api/messages?limit={PAGE}&to={self._moment()}"))
-        cached = f"/api/messages?limit={PAGE}&to={self._moment(0)}"
-        cursor = (await api.ask(api.get(cached)))["nextCursor"]
-        old = page["items"]
-        newest = self._newest[0]
-        one = (api.get("/bare/get", "bare"), "GET of one body")
-        hundred = (api.get("/bare/newest", "bare"), "pipelined ZREVRANGE and MGET of 100")
-        row = (api.get("/bare/select", "bare"), "SELECT of one row by its key")
-        rows = (api.get("/bare/page", "bare"), "SELECT of 100 rows")
-
-        def get(*paths: str) -> list[str]:
-            return [api.get(path, "ours") for path in paths]
-
+        page = f"/api/messages?limit={PAGE}&to={self._moment()}"
+        found = await api.ask(api.get(page))
+        old = [f"/api/messages/{each['channelId']}/{each['messageId']}" for each in found["items"]]
+        hot = [f"/api/messages/{chat}/{self._newest[0]}" for chat in chats]
+        unprocessed = f"/api/messages/unprocessed?consumer={CONSUMER}&limit={PAGE}"
+        one = (api.get("/bare/get", BARE), "GET of one body")
+        hundred = (api.get("/bare/newest", BARE), "pipelined ZREVRANGE and MGET of 100")
+        row = (api.get("/bare/select", BARE), "SELECT of one row by its key")
+        rows = (api.get("/bare/page", BARE), "SELECT of 100 rows")
+        mark = (api.post("/bare/insert/1", None, BARE), "INSERT of one row")
+        marks = (api.post(f"/bare/insert/{PAGE}", None, BARE), "INSERT of 100 rows")
         return {
-            HOT_PAGE: (get(*(f"/api/messages?channelId={chat}&limit={PAGE}" for chat in chats)), *hundred),
-            HOT_ONE: (get(*(f"/api/messages?channelId={chat}&limit=1" for chat in chats)), *one),
-            HOT_MESSAGE: (get(*(f"/api/messages/{chat}/{newest}" for chat in chats)), *one),
-            CACHED_PAGE: (get(f"{cached}&cursor={cursor}"), *one),
-            COLD_PAGE: (get(*self._cold(chats)), *rows),
-            COLD_PAGE_OF_ALL: (get(*self._cold([None])), *rows),
-            COLD_MESSAGE: (
-                get(*(f"/api/messages/{each['channelId']}/{each['messageId']}" for each in old)),
-                *row,
+            HOT_PAGE: Call(
+                self._same(f"/api/messages?channelId={chat}&limit={PAGE}" for chat in chats), *hundred
             ),
-            SEARCH: (get(*self._searches()), *row),
-            UNPROCESSED: (get(f"/api/messages/unprocessed?consumer={CONSUMER}&limit={PAGE}"), *rows),
-            MARK_ONE: (self._marks(1), api.post("/bare/insert/1", None, "bare"), "INSERT of one row"),
-            MARK_PAGE: (
-                self._marks(PAGE),
-                api.post(f"/bare/insert/{PAGE}", None, "bare"),
-                "INSERT of 100 rows",
-            ),
+            HOT_ONE: Call(self._same(f"/api/messages?channelId={chat}&limit=1" for chat in chats), *one),
+            HOT_MESSAGE: Call(self._same(hot), *one),
+            CACHED_PAGE: Call(self._same([f"{page}&cursor={found['nextCursor']}"]), *one),
+            COLD_PAGE: Call(self._fresh_of("limit=100", [f"&channelId={chat}" for chat in chats]), *rows),
+            COLD_PAGE_OF_ALL: Call(self._fresh_of("limit=100"), *rows),
+            COLD_MESSAGE: Call(self._same(old), *row),
+            # A word that one message has, the oldest.
+            SEARCH: Call(self._fresh_of("search=bilhete0"), *row),
+            UNPROCESSED: Call(self._same([unprocessed]), *rows),
+            MARK_ONE: Call(lambda number: self._marks(number, 1), *mark),
+            MARK_PAGE: Call(lambda number: self._marks(number, PAGE), *marks),
         }
 
     async def measure(self, rounds: int) -> dict[str, Pair]:
         """Every kind, `rounds` times."""
         pairs = {}
-        for name, (ours, bare, beside) in (await self.requests()).items():
-            times, _ = await self._api.alternate({"ours": ours, "bare": [bare]}, rounds)
-            pairs[name] = Pair(times["ours"], times["bare"], beside)
+        for name, call in (await self.all()).items():
+            requests = {OURS: call.requests(rounds + warm_up(rounds)), BARE: [call.bare]}
+            hits = await self._api.cache_hits()
+            times, _, sources = await self._api.alternate(requests, rounds)
+            hits = await self._api.cache_hits() - hits
+            _check(name, sources[OURS], hits, rounds)
+            pairs[name] = Pair(times[OURS], times[BARE], call.beside)
         return pairs
 
-    def _moment(self, number: int | None = None) -> str:
-        """A moment some weeks ago that nobody asked for before."""
-        if number is None:
-            self._fresh += 1
-            number = self._fresh
-        moment = datetime.now(UTC).replace(microsecond=0) - timedelta(days=30, seconds=number * 1_733)
+    def _same(self, paths: Iterable[str]) -> Callable[[int], list[str]]:
+        requests = [self._api.get(path, OURS) for path in paths]
+        return lambda number: requests
+
+    def _fresh_of(self, query: str, chats: Sequence[str] = ("",)) -> Callable[[int], list[str]]:
+        def requests(number: int) -> list[str]:
+            return [
+                self._api.get(f"/api/messages?{query}{chats[each % len(chats)]}&to={self._moment()}", OURS)
+                for each in range(number)
+            ]
+
+        return requests
+
+    def _moment(self) -> str:
+        """Some weeks ago, and another one each time, so that no answer is in the response cache."""
+        self._fresh += 1
+        moment = datetime.now(UTC).replace(microsecond=0) - timedelta(days=30, seconds=self._fresh * 97)
         return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def _cold(self, chats: list[str] | list[None]) -> list[str]:
-        of = [f"channelId={chat}&" if chat else "" for chat in chats]
-        return [
-            f"/api/messages?{of[number % len(of)]}limit={PAGE}&to={self._moment()}"
-            for number in range(FRESH_REQUESTS)
-        ]
-
-    def _searches(self) -> list[str]:
-        # A word that one message has; the moment makes each a question of its own.
-        return [
-            f"/api/messages?search=bilhete0&to={self._moment(-number)}" for number in range(FRESH_REQUESTS)
-        ]
-
-    def _marks(self, messages: int) -> list[str]:
-        """Messages that were not marked before, of chats in turn."""
+    def _marks(self, number: int, messages: int) -> list[str]:
+        """Batches that nobody marked before, of chats in turn."""
         requests = []
-        for _ in range(FRESH_REQUESTS * 4 // (1 + messages // 20)):
+        for _ in range(number):
             numbers = [(self._marked + each) % self._rows for each in range(messages)]
-            self._marked += messages
             items = [{"channelId": chat_of(each), "messageId": each // CHATS + 1} for each in numbers]
-            body = {"consumer": f"marker-{messages}", "items": items}
-            requests.append(self._api.post("/api/messages/mark-processed", body, "ours"))
+            body = {"consumer": f"marker-{messages}-{self._marked // self._rows}", "items": items}
+            self._marked += messages
+            requests.append(self._api.post("/api/messages/mark-processed", body, OURS))
         return requests
+
+
+def _check(name: str, sources: list[str], hits: int, rounds: int) -> None:
+    """Raises ChildFailed when what answered is not what the name says."""
+    wanted = "redis" if "(Redis)" in name else "database"
+    if sources and sources != [wanted]:
+        raise ChildFailed(f"{name}: answered by {', '.join(sources)}")
+    if hits < rounds if name == CACHED_PAGE else hits:
+        raise ChildFailed(f"{name}: {hits} answers of {rounds} were in the response cache")
 
 
 async def measure_library(environment: dict[str, str], newest: list[Event], rounds: int) -> dict[str, Pair]:
@@ -212,10 +226,10 @@ async def _in_turn(
     ours: Callable[[], Awaitable[Any]], bare: Callable[[], Awaitable[Any]], rounds: int
 ) -> tuple[list[float], list[float]]:
     times: tuple[list[float], list[float]] = ([], [])
-    warm_up = rounds // 10 + 1
-    for _ in range(warm_up + rounds):
+    unkept = warm_up(rounds)
+    for _ in range(unkept + rounds):
         for call, taken in zip((ours, bare), times, strict=True):
             began = time.perf_counter()
             await call()
             taken.append((time.perf_counter() - began) * 1e3)
-    return times[0][warm_up:], times[1][warm_up:]
+    return times[0][unkept:], times[1][unkept:]

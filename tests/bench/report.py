@@ -107,4 +107,4 @@ def _shown(value: Value) -> str:
         return "–"
     if isinstance(value, str):
         return value
-    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.1f}"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"

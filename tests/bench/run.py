@@ -12,6 +12,7 @@ from gateway.tasks import root_cause
 from tests.bench.backfill import run_backfill
 from tests.bench.backlog import run_backlog
 from tests.bench.child import Child, ChildFailed
+from tests.bench.fan_out import run_fan_out
 from tests.bench.growth import run_growth
 from tests.bench.machine import describe
 from tests.bench.options import Options
@@ -21,6 +22,7 @@ from tests.bench.report import Report
 from tests.bench.stores import Stores
 from tests.bench.streams import run_sandbox, run_streams
 from tests.bench.subjects import Subjects
+from tests.bench.volume import run_volume
 
 
 async def run(
@@ -57,6 +59,12 @@ async def run(
     if "read" in options.scenarios:
         say("read: the API and the consumer library beside bare round trips")
         await _attempt(report, "read", run_read(report, options, stores, directory))
+    if "stream" in options.scenarios:
+        say(f"stream: one client and {options.stream_clients}")
+        await _attempt(report, "stream", run_fan_out(report, options, stores, directory))
+    if "volume" in options.scenarios:
+        say(f"volume: {options.read_rows:,} and {options.volume_rows:,} messages")
+        await _attempt(report, "volume", run_volume(report, options, stores, directory, say))
     return report
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gateway.localstack import LocalStack
+from tests.bench import reading
 from tests.bench.options import QUICK, SERVERS
 from tests.bench.report import Report
 from tests.bench.run import run
@@ -46,6 +47,13 @@ GROWTH = {
     "an account's chats, 300 messages/s": {"10 chats", "250 chats"},
     "the journal's rows, 10 chats, 300 messages/s": {"0 rows", "3,000 rows"},
 }
+READING_FIGURES = (
+    *(reading.HOT_PAGE, reading.HOT_ONE, reading.HOT_MESSAGE, reading.CACHED_PAGE, reading.COLD_PAGE),
+    *(reading.COLD_PAGE_OF_ALL, reading.COLD_MESSAGE, reading.SEARCH, reading.UNPROCESSED),
+    *(reading.MARK_ONE, reading.MARK_PAGE, reading.POLL_REDIS, reading.POLL_DATABASE),
+    *(reading.DEDUP_REDIS, reading.DEDUP_DATABASE),
+)
+STREAMS = {"1 client", "bare, 1 client", "10 clients", "bare, 10 clients"}
 OTHER_SINKS = {
     "pgbouncer": ("redis", "rabbitmq"),
     "postgres": ("redis", "rabbitmq"),
@@ -86,6 +94,20 @@ async def test_the_quick_benchmark_fills_every_line_of_its_table(tmp_path: Path)
         for figure in GROWTH_FIGURES:
             assert set(_cells(report, scenario, figure)) == sizes
         assert _cells(report, scenario, "messages lost") == dict.fromkeys(sizes, 0)
+
+    for figure in READING_FIGURES:
+        read = _cells(report, "time in the process, 2,000 messages stored", figure)
+        assert {"p50 ms", "p95 ms", "bare p50 ms", "× bare"} <= set(read)
+        volume = _cells(report, "messages stored: 2,000 and 20,000", figure)
+        assert {"2,000: p50 ms", "20,000: p50 ms", "×"} <= set(volume)
+    for figure in (reading.HOT_ONE, reading.HOT_PAGE):
+        assert set(_cells(report, "full load, 16 connections", figure)) >= {"requests/s", "% of bare"}
+    for quantile in ("p50", "p99"):
+        assert set(_cells(report, "stream of 20 events/s", f"published to client, {quantile} ms")) == STREAMS
+    assert _cells(report, "stream of 20 events/s", "events that did not come") == dict.fromkeys(STREAMS, 0)
+    plans = [row for row in report.rows if row.scenario == "plans, 20,000 messages stored"]
+    assert len(plans) == 6
+    assert all("Index" in str(row.cells["scans"]) for row in plans)
 
     console = Console(width=170, record=True, file=io.StringIO())
     report.render(console)
