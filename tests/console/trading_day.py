@@ -33,7 +33,7 @@ async def hold(place: Place, posts: int = 44, pause: float = 0.05) -> None:
         if number % 13 == 5:
             world.edit(chat, post, f"{text} (corrigido)")
         if number % 9 == 4:
-            name, words = _TALK[number // 9 % len(_TALK)]
+            name, words = _TALK[len(desk.messages) % len(_TALK)]
             world.post(desk, words, sender=people[name])
         await asyncio.sleep(pause)
     await place.gateway.wait_delivered(3)
