@@ -94,16 +94,19 @@ class Database:
         Raises SinkUnavailable when the server failed; what is wrong with the handler's statements, and
         whatever else it raises, stays what it is.
         """
-        connection: Transaction | None = None
+        lost = True  # until there is a connection
         try:
-            async with self._pool.acquire() as connection, connection.transaction():
-                yield connection
+            async with self._pool.acquire() as connection:
+                try:
+                    async with connection.transaction():
+                        yield connection
+                finally:
+                    lost = connection.is_closed()  # asked before the pool has it back
         except SinkUnavailable as error:
             self._was_away(str(error))
             raise
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             # A handler's own network may fail, or it misuses the connection: neither is the server's fault.
-            lost = connection is None or connection.is_closed()
             if not lost and not (isinstance(error, asyncpg.PostgresError) and _passes(error)):
                 raise
             self._was_away(reason := _reason(error))
