@@ -20,7 +20,7 @@ from gateway.database import Migrator, connect_direct, load_migrations
 from gateway.localstack import LocalStack
 from gateway.tokens import create_token
 
-READY_SECONDS = 30.0
+READY_SECONDS = 90.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.05
 _numbers = itertools.count(1)
@@ -77,6 +77,16 @@ class Api:
             process.send_signal(number)
         async with asyncio.timeout(STOP_SECONDS):
             return await process.wait()
+
+    async def close(self) -> None:
+        """Ends it if it runs, whatever it takes."""
+        if self._process is not None:
+            try:
+                await self.stop()
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+                raise
 
     @property
     def pid(self) -> int:
@@ -175,11 +185,11 @@ async def running_api(
 ) -> AsyncIterator[Api]:
     """An API of a test's own, with settings of its own."""
     api = Api(stack, directory, environment)
-    await api.start()
     try:
+        await api.start()
         yield api
     finally:
-        await api.stop()
+        await api.close()
 
 
 @pytest_asyncio.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from gateway.api.server import STOP_SECONDS
 from gateway.localstack import LocalStack
 from tests.api.conftest import Api, running_api, telegram_gateway
 
@@ -35,7 +36,7 @@ async def test_told_to_stop_it_ends_its_streams_and_leaves_cleanly_at_once(
             async for _ in body:
                 pass
             assert await stopping == 0
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < STOP_SECONDS
         assert [event["event"] for event in events(api)][-2:] == ["api_stopping", "api_stopped"]
         assert all(event["level"] == "info" for event in events(api))
 
@@ -99,3 +100,29 @@ async def test_large_answers_are_compressed_for_who_asks_and_carry_no_server_nam
     assert "content-encoding" not in plain.headers
     assert "server" not in plain.headers
     assert plain.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_the_doctor_knows_the_api_from_something_else_on_its_port(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text("")
+    api = Api(stack, tmp_path)
+    # No Telegram at all: the doctor's other findings are not what is asked here.
+    environment = {
+        **api.environment,
+        "TELEGRAM_SERVER": "127.0.0.1:1",
+        "TELEGRAM_SERVER_PUBLIC_KEY": str(key),
+        "TELEGRAM_LEASE": "false",
+    }
+
+    async def finding() -> str:
+        said = await telegram_gateway(environment, "doctor", code=78)
+        return next(line for line in said.splitlines() if " api: " in line)
+
+    assert (await finding()).startswith("ok")
+    await api.start()
+    assert f"runs at 127.0.0.1:{api.port}" in await finding()
+    await api.stop()
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", api.port):
+        assert (await finding()).startswith("FAIL")
