@@ -14,8 +14,10 @@ from pathlib import Path
 from urllib.parse import SplitResult
 
 import aio_pika
+import aiohttp
 import aiormq.exceptions
 import asyncpg
+import msgspec
 from redis import asyncio as aioredis
 from redis.exceptions import RedisError
 
@@ -45,7 +47,7 @@ class Finding:
 
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
-    """All checks in turn: configuration, files, Telegram, each enabled sink's server, clocks."""
+    """All checks in turn: configuration, files, Telegram, each enabled sink's server, clocks, the API."""
     yield _api_credentials(settings)
     for account in settings.accounts:
         yield _session(settings, account)
@@ -64,6 +66,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         yield await _redis(settings)
     if settings.enable_queue:
         yield await _rabbitmq(settings)
+    yield await _api(settings)
 
 
 def _api_credentials(settings: Settings) -> Finding:
@@ -231,6 +234,28 @@ async def _broker(settings: Settings, parts: SplitResult) -> Finding:
     finally:
         await connection.close()
     return Finding("rabbitmq", True, f"RabbitMQ {_text(version)}")
+
+
+async def _api(settings: Settings) -> Finding:
+    host, port = settings.api_addr
+    timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as http,
+            http.get(f"http://{host}:{port}/ready") as answer,
+        ):
+            ready = msgspec.json.decode(await answer.read(), type=dict[str, bool]).get("ready")
+    except aiohttp.ClientConnectorError:
+        return Finding("api", True, f"does not run; {host}:{port} is free for it")
+    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
+        ready = None
+    if ready is None:
+        return Finding(
+            "api", False, f"something else answers at {host}:{port}; stop it, or change TELEGRAM_API_ADDR"
+        )
+    return Finding(
+        "api", ready, f"runs at {host}:{port}" if ready else "reaches neither PostgreSQL nor Redis"
+    )
 
 
 def _text(value: object) -> str:
