@@ -322,6 +322,9 @@ async def test_channels_know_their_name_and_their_first_and_last_message(databas
         "first_message_date": at[0],
         "last_message_id": 12,
         "last_message_date": at[2],
+        "hidden_at": None,
+        "switched_at": None,
+        "version": 0,
     }
 
 
