@@ -79,12 +79,15 @@ class Broker:
 
 
 @contextmanager
-def sorted_failures(place: str = "") -> Iterator[None]:
+def sorted_failures(place: str = "", *, declaring: bool = False) -> Iterator[None]:
     """Turns what aio-pika raises into SinkUnavailable, or ConfigurationError where a person must act."""
     where = f"RabbitMQ at {place}" if place else "RabbitMQ"
     try:
         yield
     except ChannelPreconditionFailed as error:
+        if not declaring:
+            # A message was out for longer than the broker's consumer_timeout.
+            raise SinkUnavailable(f"{where}: {error}") from error
         raise ConfigurationError(
             f"{where} has an exchange or queue that was declared otherwise ({error}); "
             "delete it, or correct what declared it: deploy/rabbitmq/definitions.json says how it must be"
@@ -179,7 +182,7 @@ class DeadLetters:
         )
         async with self._lock:  # one after another: they are few, and their order is their chat's
             try:
-                with sorted_failures():
+                with sorted_failures(declaring=True):
                     exchange = self._exchange or await self._open()
                     await exchange.publish(message, routing_key, mandatory=True, timeout=ANSWER_TIMEOUT)
             except BaseException:

@@ -20,7 +20,7 @@ from gateway.consumer.metrics import ConsumerMetrics
 from gateway.consumer.outcomes import Ignored, Rejected, TryLater
 from gateway.consumer.settings import ConsumerSettings
 from gateway.consumer.state import BEGUN, MAX_REASON, AlreadyDone, State, Status, transactional
-from gateway.errors import SinkUnavailable
+from gateway.errors import NeedsOperator, SinkUnavailable
 from gateway.event import Event, utc_now
 
 log = structlog.get_logger()
@@ -112,6 +112,8 @@ class Effects:
                 seconds = away.next()
                 log.info("consumer_handler_waits", **self._names(event), cause=type(error).__name__)
                 await lane.pause(seconds)
+            except NeedsOperator:
+                raise
             except Exception as error:  # noqa: BLE001 - whatever a handler raises is a failed attempt
                 failed, reason = failed + 1, _describe(error)
                 if failed >= self._settings.attempts:

@@ -36,7 +36,7 @@ class _Family:
         )
         self.in_flight = Gauge(
             "telegram_consumer_in_flight",
-            "Events taken and not yet done with.",
+            "Events that are being handled, or wait for another attempt.",
             ("consumer",),
             registry=registry,
         )

@@ -12,6 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -34,6 +35,7 @@ from gateway.read.records import ChatRef, HotPage, event_of
 
 log = structlog.get_logger()
 
+QUIET_LIMIT = 10.0  # seconds
 CHATS_SECONDS = 60.0  # how long the list of chats is good for
 
 _CHATS = """
@@ -100,7 +102,6 @@ class PollSource:
         try:
             while not stopping.is_set():
                 found = await self._poll()
-                self._ready.set()
                 if found:
                     idle.reset()
                 if found >= self._settings.page:
@@ -153,6 +154,8 @@ class PollSource:
                     self._recent.made_up_for(lacking)
         except SinkUnavailable as error:
             log.debug("consumer_poll_failed", consumer=self._settings.name, cause=str(error))
+        else:
+            self._ready.set()
         self._metrics.poll_seconds.observe(time.perf_counter() - begun)
         return count
 
@@ -238,10 +241,18 @@ class PollSource:
             log.debug("consumer_warming_failed", cause=str(error))
 
     async def _alone(self, event: Event) -> None:
-        """An event in whose handling a process died: with nothing beside it that it could take along."""
-        await self._lanes.less_than(1)
+        """An event in whose handling a process died: with nothing beside it that it could take along.
+
+        As far as that can be had: a queue may keep the lanes busy.
+        """
+        await self._quiet()
         self._submit([event], "database")
-        await self._lanes.less_than(1)
+        await self._quiet()
+
+    async def _quiet(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(QUIET_LIMIT):
+                await self._lanes.less_than(1)
 
     def _submit(self, events: Sequence[Event], source: str) -> None:
         for event in events:

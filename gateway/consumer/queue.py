@@ -148,7 +148,7 @@ class QueueSource:
         """Consumes every queue over one connection, until that is lost or the consumer has stopped."""
         connection = await self._broker.connect()
         try:
-            with sorted_failures():
+            with sorted_failures(declaring=True):
                 channel = await connection.channel()
                 await declare_dead_letters(channel)
                 queues = await declare_queues(channel, self._settings, bound=self._bound)
