@@ -1,7 +1,8 @@
 """The dead letters of all consumers, in the queue `telegram.messages.dlq`: look, requeue, drop.
 
 A quorum queue cannot be browsed, so to look is to take: every operation takes all letters, settles those it
-is about, and gives the rest back, in order. Taking fewer would put those that were taken behind the others.
+is about, and gives the rest back. Taking fewer would put those that were taken behind the others. They are
+given back by closing the channel of one consumer: many that are rejected would come back in any order.
 Meanwhile it holds a lock in the broker, so that nobody finds the queue emptied by somebody else's look, and
 no two operators requeue one letter. The lock is an exclusive queue: it goes with its owner's connection, and
 when that is lost the letters come back as well.
@@ -39,13 +40,14 @@ from gateway.urls import url_per_host
 QUEUE = "telegram.messages.dlq"
 MOST_LETTERS = 10_000  # what the broker's policy lets the queue hold
 OPEN_TIMEOUT = 5.0  # seconds, as all that follow
-ANSWER_TIMEOUT = 10.0
-LOCK_TIMEOUT = 10.0
+ANSWER_TIMEOUT = 30.0
+LOCK_TIMEOUT = 30.0
 LOCK_POLL = 0.05
-RETURN_TIMEOUT = 2.0
+RETURN_TIMEOUT = 5.0
 RETURN_POLL = 0.01
 QUIET = 0.3  # after which the broker is asked whether more is to come
 
+_PREFETCH = 2 * MOST_LETTERS  # also what is parked meanwhile, so that it stays behind the others
 # After so many acknowledgements one waits until the broker has them all. It may forget the last ones of a
 # channel that is closed with more of them on their way than its own window of 32 (rabbitmq-server #10327).
 _ACKNOWLEDGEMENTS = 16
@@ -182,9 +184,10 @@ class _Hand:
     _publisher: AbstractChannel
     letters: list[DeadLetter] = field(default_factory=list)
     _queue: AbstractQueue = field(init=False)
+    _tag: str = ""
+    _arrived: "asyncio.Queue[AbstractIncomingMessage]" = field(default_factory=asyncio.Queue)
     _messages: dict[str, AbstractIncomingMessage] = field(default_factory=dict)  # by letter, until settled
     _alike: Counter[str] = field(default_factory=Counter)  # letters by what identifies them
-    _newer: list[AbstractIncomingMessage] = field(default_factory=list)
     _unconfirmed: int = 0
 
     async def take(self) -> None:
@@ -193,23 +196,17 @@ class _Hand:
         ready = min(self._queue.declaration_result.message_count or 0, MOST_LETTERS)
         if not ready:
             return
-        arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
-        await self._channel.set_qos(prefetch_count=ready)
-        tag = await self._queue.consume(arrived.put, no_ack=False)
+        await self._channel.set_qos(prefetch_count=_PREFETCH)
+        self._tag = await self._queue.consume(self._arrived.put, no_ack=False)
         while len(self.letters) < ready:
             try:
                 async with asyncio.timeout(QUIET):
-                    self._add(await arrived.get())
+                    self._add(await self._arrived.get())
             except TimeoutError:
                 # Some may have expired since they were counted. This is answered after all on the way.
-                last = await self._queue.get(no_ack=False, fail=False)
-                if last is not None:
-                    arrived.put_nowait(last)
-                elif arrived.empty():
-                    break
-        await self._queue.cancel(tag)
-        while not arrived.empty():
-            self._add(arrived.get_nowait())
+                await self._synchronise()
+                if self._arrived.empty():
+                    return
 
     def _add(self, message: AbstractIncomingMessage) -> None:
         letter = read_letter(message)
@@ -243,33 +240,32 @@ class _Hand:
         await self._messages.pop(letter.id).ack()
         self._unconfirmed += 1
         if self._unconfirmed >= _ACKNOWLEDGEMENTS:
-            await self._confirm()
+            await self._synchronise()
 
     async def give_back(self) -> None:
         """Returns what is left, and waits until the queue has it: the next one in line must find it."""
-        if self._unconfirmed:
-            await self._confirm()
-        left = [*self._messages.values(), *self._newer]
-        if not left:
+        if not self._tag:
             return
-        complete = min(await self._ready() + len(left), MOST_LETTERS)
-        for message in left:
-            await message.nack(requeue=True)
+        await self._synchronise()
+        await self._queue.cancel(self._tag)
+        left = len(self._messages) + self._arrived.qsize()
+        complete = min(await self._ready() + left, MOST_LETTERS)
+        await self._channel.close()
         with suppress(TimeoutError):  # some have expired in between
             async with asyncio.timeout(RETURN_TIMEOUT):
                 while await self._ready() < complete:  # noqa: ASYNC110 - the broker tells nobody
                     await asyncio.sleep(RETURN_POLL)
 
-    async def _confirm(self) -> None:
-        # A get is answered after the acknowledgements before it were applied. What it brings is newer than
-        # all that is in hand, and goes back behind it.
-        newer = await self._queue.get(no_ack=False, fail=False)
-        if newer is not None:
-            self._newer.append(newer)
+    async def _synchronise(self) -> None:
+        """Returns when the queue has applied every acknowledgement, and sent every letter there is."""
+        # It answers in turn. What it should bring has gone to the consumer, unless that has its fill.
+        message = await self._queue.get(no_ack=False, fail=False, timeout=ANSWER_TIMEOUT)
+        if message is not None:
+            self._arrived.put_nowait(message)
         self._unconfirmed = 0
 
     async def _ready(self) -> int:
-        queue = await self._channel.declare_queue(QUEUE, passive=True)
+        queue = await self._publisher.declare_queue(QUEUE, passive=True)
         return queue.declaration_result.message_count or 0
 
 
