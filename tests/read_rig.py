@@ -1,4 +1,4 @@
-"""What tests of the read side share: events put in through the real sinks, the readers, and an empty start."""
+"""What tests of the read side share: events put in through the real sinks, the readers, an empty start."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +16,8 @@ from gateway.sinks.redis import RedisSink
 from tests.sink_events import records
 
 TABLES = (
-    "messages, message_revisions, channels, message_arrivals, message_processing, consumer_marks, hidden_messages"
+    *("messages", "message_revisions", "channels", "message_arrivals"),
+    *("message_processing", "consumer_marks", "hidden_messages"),
 )
 
 
@@ -74,7 +75,8 @@ class ReadRig:
     async def mark(self, consumer: str = "x") -> int | None:
         """Where it is."""
         mark: int | None = await self.database.fetchval(
-            "SELECT arrival FROM telegram_gateway.consumer_marks WHERE consumer = $1 AND channel_id = ''", consumer
+            "SELECT arrival FROM telegram_gateway.consumer_marks WHERE consumer = $1 AND channel_id = ''",
+            consumer,
         )
         return mark
 
@@ -90,7 +92,7 @@ async def read_rig(stack: LocalStack) -> AsyncIterator[ReadRig]:
     """The rig on running servers, its tables and Redis empty."""
     database = await connect_direct(stack.postgres.dsn)
     await Migrator(database, load_migrations()).migrate(lambda _: None)
-    tables = ", ".join(f"telegram_gateway.{table}" for table in TABLES.split(", "))
+    tables = ", ".join(f"telegram_gateway.{table}" for table in TABLES)
     await database.execute(f"TRUNCATE {tables}")
     pool = await asyncpg.create_pool(stack.pgbouncer.dsn(), statement_cache_size=0, min_size=0, max_size=5)
     redis = Redis.from_url(stack.environment["TELEGRAM_REDIS_URL"])

@@ -1,0 +1,135 @@
+"""The hot hour from Redis: complete answers, and no answer where Redis cannot know."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from gateway.errors import SinkUnavailable
+from gateway.event import Event
+from gateway.localstack import LocalStack
+from gateway.read import HotMessages, MessageRef
+from gateway.read.cursor import InvalidCursor, decode_position, encode_position
+from gateway.read.records import Position
+from tests.read_rig import ReadRig, read_rig
+from tests.sink_events import CHANNEL, deleted, edited, new
+
+RECENT = f"telegram:channel:{CHANNEL}:recent"
+OTHER = "-1001700000042"
+
+
+@pytest.fixture
+async def rig(stack: LocalStack) -> AsyncIterator[ReadRig]:
+    async with read_rig(stack) as rig:
+        yield rig
+
+
+def ago(seconds: int) -> datetime:
+    return datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=seconds)
+
+
+def minutes(count: int, channel: str = CHANNEL) -> list[Event]:
+    """A message each minute; the newest has the greatest number."""
+    return [new(n, channel=channel, telegram_date=ago(60 * (count - n))) for n in range(1, count + 1)]
+
+
+async def test_the_newest_messages_of_several_chats_in_one_round_trip(rig: ReadRig) -> None:
+    await rig.cache(*minutes(30), *minutes(20, OTHER))
+    pages = await rig.hot.newest_of([CHANNEL, OTHER, "-1009"], 10)
+    assert [event.message_id for event in pages[CHANNEL].events] == list(range(30, 20, -1))
+    assert [event.message_id for event in pages[OTHER].events] == list(range(20, 10, -1))
+    assert (pages[CHANNEL].complete, pages[OTHER].complete, pages["-1009"].complete) == (True, True, False)
+
+
+async def test_since_a_moment(rig: ReadRig) -> None:
+    events = minutes(30)
+    await rig.cache(*events)
+    page = await rig.hot.newest(CHANNEL, 100, since=events[24].telegram_date)
+    assert [event.message_id for event in page.events] == [30, 29, 28, 27, 26, 25]
+    assert page.complete
+    assert not (await rig.hot.newest(CHANNEL, 100, since=ago(7200))).complete
+
+
+async def test_fewer_than_asked_for_is_no_answer(rig: ReadRig) -> None:
+    await rig.cache(*minutes(5))
+    assert not (await rig.hot.newest(CHANNEL, 6)).complete
+    # Five there are, but a set that was lost a moment ago would look the same.
+    assert not (await rig.hot.newest(CHANNEL, 5)).complete
+    assert (await rig.hot.newest(CHANNEL, 4)).complete
+
+
+async def test_a_body_that_was_evicted_is_no_answer(rig: ReadRig) -> None:
+    await rig.cache(*minutes(9))
+    await rig.redis.delete(f"telegram:msg:{CHANNEL}:8")
+    assert not (await rig.hot.newest(CHANNEL, 4)).complete
+    assert await rig.hot.message(MessageRef(CHANNEL, 8)) is None
+
+
+async def test_a_set_that_was_lost_and_begun_again_is_no_answer(rig: ReadRig) -> None:
+    events = minutes(9)
+    await rig.cache(*events[:7])
+    await rig.redis.delete(RECENT)
+    await rig.cache(*events[7:])
+    page = await rig.hot.newest(CHANNEL, 2)
+    assert ([event.message_id for event in page.events], page.complete) == ([9, 8], False)
+
+
+async def test_messages_of_one_second_are_not_cut_in_the_middle(rig: ReadRig) -> None:
+    second = ago(10)
+    await rig.cache(new(1, telegram_date=ago(60)), *(new(n, telegram_date=second) for n in range(2, 60)))
+    assert [event.message_id for event in (await rig.hot.newest(CHANNEL, 57)).events] == list(
+        range(59, 2, -1)
+    )
+    assert (await rig.hot.newest(CHANNEL, 57)).complete
+    assert not (await rig.hot.newest(CHANNEL, 5)).complete  # which five, the set does not say
+
+
+async def test_warming_never_brings_an_older_revision_or_a_deleted_message_back(rig: ReadRig) -> None:
+    first = new(1, telegram_date=ago(60))
+    change = edited(1, "alvo 33", telegram_date=first.telegram_date)
+    gone = new(2, telegram_date=ago(50))
+    await rig.cache(first, change, gone, deleted(2))
+    await rig.hot.warm([first, gone])
+    assert await rig.hot.message(MessageRef(CHANNEL, 1)) == change
+    assert await rig.hot.message(MessageRef(CHANNEL, 2)) is None
+
+
+async def test_what_was_warmed_is_found_but_no_page_is_called_complete(rig: ReadRig) -> None:
+    events = minutes(9)
+    await rig.hot.warm([events[0], events[3], events[8]])
+    page = await rig.hot.newest(CHANNEL, 2)
+    assert ([event.message_id for event in page.events], page.complete) == ([9, 4], False)
+    await rig.redis.flushdb()
+    await rig.cache(*events)
+    await rig.hot.warm(events)
+    assert (await rig.hot.newest(CHANNEL, 5)).complete  # nothing was added
+
+
+async def test_old_messages_do_not_become_hot(rig: ReadRig) -> None:
+    await rig.hot.warm([new(1, telegram_date=ago(7200))])
+    assert await rig.redis.dbsize() == 0
+
+
+async def test_a_forgotten_message_is_gone(rig: ReadRig) -> None:
+    await rig.cache(*minutes(9))
+    await rig.hot.forget(MessageRef(CHANNEL, 8))
+    assert [event.message_id for event in (await rig.hot.newest(CHANNEL, 3)).events] == [9, 7, 6]
+
+
+async def test_without_redis_it_says_so() -> None:
+    from redis.asyncio import Redis
+
+    hot = HotMessages(Redis(host="127.0.0.1", port=1))
+    with pytest.raises(SinkUnavailable):
+        await hot.newest(CHANNEL, 1)
+    with pytest.raises(SinkUnavailable):
+        await hot.message(MessageRef(CHANNEL, 1))
+
+
+def test_a_cursor_is_its_own_questions() -> None:
+    place = Position(ago(0), CHANNEL, 0, 7)
+    cursor = encode_position(place, ("a", None))
+    assert decode_position(cursor, ("a", None)) == place
+    for question, garbage in ((("b", None), cursor), (("a", None), cursor[:-2]), (("a", None), "x" * 40)):
+        with pytest.raises(InvalidCursor):
+            decode_position(garbage, question)
