@@ -231,9 +231,14 @@ async def test_a_switch_that_the_api_refuses_goes_back(visitor: Visitor, place: 
     await visit.open("Chats")
     switch = page.get_by_role("switch", name="Capture TP Sinais")
     await expect(switch).to_be_checked()
+    await page.context.set_offline(True)
+    await switch.click()
+    await expect(page.get_by_text("TP Sinais was not switched: The API does not answer")).to_be_visible()
+    await expect(switch).to_be_checked()
+    await page.context.set_offline(False)
     await _switch_twice(place, chat)  # by somebody else, meanwhile
     await switch.click()
-    await expect(page.get_by_text("TP Sinais was not switched")).to_be_visible()
+    await expect(page.get_by_text("TP Sinais was not switched: The chat was changed")).to_be_visible()
     await expect(switch).to_be_checked()
     assert await _is_active(place, chat)
 
