@@ -1,70 +1,60 @@
-"""The same calls with few and with millions of stored messages, and the plans by which millions are read."""
+"""Many messages at once, straight into the tables: for plans and figures at volume, never for correctness."""
 
-import time
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
-from tests.bench.api import running_api
-from tests.bench.filling import fill, heat
-from tests.bench.options import Options
-from tests.bench.plans import plans
-from tests.bench.reading import PAGE, Calls, Pair, measure_library
-from tests.bench.report import Report, Value, quantile
-from tests.bench.stores import Stores
+STEP = 100_000
+CHATS = 200
+DAYS = 60
+TICKERS = "{PETR4,VALE3,ITUB4,BBDC4,BBAS3,ABEV3,WEGE3,MGLU3,WINFUT,WDOFUT,B3SA3,SUZB3,GGBR4,RENT3,PRIO3,ELET3}"
 
-MOST_TIMES_FEW = 2.0
+# Dates go from DAYS ago until now, as do the ids of each chat; a few chats have most of the messages.
+_MESSAGES = """
+INSERT INTO telegram_gateway.messages (
+    account_scope, channel_id, message_id, telegram_date, event_id, account, chat_type, chat_title, sender_id,
+    sender_name, text, entities, received_at, source, message_type, metadata
+)
+SELECT
+    0, channel_id, n, date, '0:' || channel_id || ':' || n, 'main', 'channel', 'Sala ' || chat, 1000 + n % 500,
+    'Pessoa ' || n % 500,
+    CASE n % 4 WHEN 0 THEN 'COMPRA ' WHEN 1 THEN 'Venda parcial de ' WHEN 2 THEN 'Alvo atingido em '
+         ELSE 'Bom dia, análise de ' END
+        || ($3::text[])[1 + n % 16] || ' a ' || 10 + n % 90 || ',' || n % 100 || ', stop ' || n % 97
+        || CASE WHEN n % 50000 = 7 THEN ' extraordinariamente' ELSE '' END || ' n.º ' || n,
+    '[{"type": "bold", "offset": 0, "length": 6}]', date + interval '300 ms',
+    CASE WHEN n % 1000 = 0 THEN 'import' WHEN n % 10 = 0 THEN 'backfill' ELSE 'mtproto' END, 'channel_post',
+    '{"views": 100}'
+FROM (
+    SELECT n, chat, (-1001600000000 - chat)::text AS channel_id,
+        date_trunc('second', now() - make_interval(secs => ($4::bigint - n) * $5::float8)) AS date
+    FROM (SELECT n, floor($6::int * power((n * 7919 % 10007) / 10007.0, 3))::int AS chat
+          FROM generate_series($1::bigint, $2::bigint) n) a
+) b
+"""
+_PROCESSED = """
+INSERT INTO telegram_gateway.message_processing
+    (consumer, account_scope, channel_id, message_id, status, attempts, error)
+SELECT $1, account_scope, channel_id, message_id,
+    CASE WHEN message_id % 5000 = 3 THEN 'failed' WHEN message_id % 3 = 0 THEN 'published' ELSE 'ignored' END, 1, NULL
+FROM telegram_gateway.message_arrivals
+WHERE arrival > $2 AND arrival <= $3 AND message_id % 100000 <> 11
+"""
 
 
-async def run_volume(
-    report: Report, options: Options, stores: Stores, directory: Path, say: Callable[[str], None]
-) -> None:
-    """Few, then many; the tables are emptied in between, and Redis holds the same hot messages each time."""
-    few = await _measure(options, stores, directory, options.read_rows, say)
-    began = time.monotonic()
-    many = await _measure(options, stores, directory, options.volume_rows, say)
-    found = await plans(stores.stack, options.volume_rows)
-    say(f"{options.volume_rows:,} messages were stored and measured in {time.monotonic() - began:.0f} s")
-    await stores.empty()
-    at_few, at_many = f"{options.read_rows:,}", f"{options.volume_rows:,}"
-    for name, pair in many.items():
-        times = _median(pair.ours) / _median(few[name].ours)
-        cells: dict[str, Value] = {
-            f"{at_few}: p50 ms": _median(few[name].ours),
-            "p95 ms": quantile(few[name].ours, 0.95),
-            f"{at_many}: p50 ms": _median(pair.ours),
-            "p95 ms ": quantile(pair.ours, 0.95),
-            "×": times,
-            "bare: ×": _median(pair.bare) / _median(few[name].bare),
-        }
-        report.add(
-            f"messages stored: {at_few} and {at_many}",
-            name,
-            cells,
-            f"≤ {MOST_TIMES_FEW:g} ×",
-            times <= MOST_TIMES_FEW,
+async def fill(connection: Any, rows: int, *, chats: int = CHATS) -> None:
+    """Stores `rows` messages of `chats` chats, dated within the last DAYS, and analyzes the tables."""
+    await connection.execute("SET statement_timeout = 0")
+    for start in range(1, rows + 1, STEP):
+        end = min(rows, start + STEP - 1)
+        await connection.execute(
+            _MESSAGES, start, end, TICKERS[1:-1].split(","), rows, DAYS * 86400 / rows, chats
         )
-    for name, (scans, met) in found.items():
-        report.add(
-            f"plans, {at_many} messages stored",
-            name,
-            {"scans": scans},
-            "no table of these read whole",
-            met,
-        )
+    await connection.execute("VACUUM ANALYZE telegram_gateway.messages, telegram_gateway.message_arrivals")
 
 
-async def _measure(
-    options: Options, stores: Stores, directory: Path, rows: int, say: Callable[[str], None]
-) -> dict[str, Pair]:
-    await stores.empty()
-    await fill(stores.stack.postgres.dsn, rows, say)
-    newest = await heat(stores.environment)
-    numbers = [event.message_id for event in newest[:PAGE]]
-    async with running_api(stores.stack, directory) as api:
-        await api.prepare(newest[0].channel_id, numbers)
-        pairs = await Calls(api, rows, numbers).measure(options.volume_rounds)
-    return pairs | await measure_library(stores.environment, newest, options.volume_rounds)
-
-
-def _median(times: list[float]) -> float:
-    return quantile(times, 0.5) or 0.0
+async def process(connection: Any, consumer: str, *, leave: int = 100) -> None:
+    """Has `consumer` process all but the last `leave` messages stored, and a few that it passes over."""
+    await connection.execute("SET statement_timeout = 0")
+    last = await connection.fetchval("SELECT max(arrival) FROM telegram_gateway.message_arrivals")
+    for start in range(0, last - leave, STEP):
+        await connection.execute(_PROCESSED, consumer, start, min(last - leave, start + STEP))
+    await connection.execute("VACUUM ANALYZE telegram_gateway.message_processing")
