@@ -31,9 +31,7 @@ class Options:
     journal_rows: int = 5_000_000
     growth_rate: int = 300  # messages a second
     growth_seconds: float = 30.0
-    read_rows: int = (
-        20_000  # messages stored while reading is measured, and the few that many are compared with
-    )
+    read_rows: int = 40_000  # messages stored for reading, and the few that many are compared with
     read_rounds: int = 1_000  # calls of each kind, each beside a bare one
     read_windows: int = 3  # of full load, in turn with as many bare ones
     read_seconds: float = 2.0  # each

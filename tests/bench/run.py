@@ -15,6 +15,7 @@ from tests.bench.child import Child, ChildFailed
 from tests.bench.fan_out import run_fan_out
 from tests.bench.growth import run_growth
 from tests.bench.machine import describe
+from tests.bench.millions import run_volume
 from tests.bench.options import Options
 from tests.bench.outages import run_outages
 from tests.bench.read import run_read
@@ -22,7 +23,6 @@ from tests.bench.report import Report
 from tests.bench.stores import Stores
 from tests.bench.streams import run_sandbox, run_streams
 from tests.bench.subjects import Subjects
-from tests.bench.volume import run_volume
 
 SANDBOXED = frozenset({"sandbox", "throughput", "latency", "outages", "backlog", "backfill"})
 
