@@ -43,7 +43,7 @@ OPEN_TIMEOUT = 5.0  # seconds, as all that follow
 ANSWER_TIMEOUT = 30.0
 LOCK_TIMEOUT = 30.0
 LOCK_POLL = 0.05
-RETURN_TIMEOUT = 5.0
+RETURN_TIMEOUT = 2.0
 RETURN_POLL = 0.01
 QUIET = 0.3  # after which the broker is asked whether more is to come
 
