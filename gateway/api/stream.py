@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, cast
 
@@ -25,6 +26,7 @@ from gateway.api.stream_cursor import LONGEST_CURSOR, BadCursor, Cursor, Progres
 from gateway.api.stream_hub import Frame, StreamHub, frame_of
 from gateway.database import read_events
 from gateway.errors import GatewayError
+from gateway.event import Event
 
 log = structlog.get_logger()
 router = APIRouter(tags=["stream"])
@@ -35,23 +37,30 @@ WAITING_BYTES = 4 << 20  # for one listener, beyond which it is cut off
 SEND_SECONDS = 30.0  # for a piece to leave; a listener that takes longer is gone
 RETRY_MILLISECONDS = 2000
 PART_EVENTS = 100  # of history sent together
-JOIN_SECONDS = 120.0  # after coming back, during which the hub may bring what was delivered before
-REMEMBERED = 20_000  # ids that a listener got from the database and may meet again at the hub
+JOIN_SECONDS = 120.0  # after coming back, during which the hub may bring what was delivered elsewhere
+REMEMBERED = 20_000  # ids that a listener got meanwhile and may meet again
 _HEARTBEAT = b": keep-alive\n\n"
 
 
 class Listener:
-    """One client's filter and what waits to be sent to it. `had` is what it got from another process."""
+    """One client's filter and what waits to be sent to it.
+
+    Until the hub has passed on all that it `goes_on` from, the ids it gets are its own: with the hub's it
+    would get again what it had.
+    """
 
     def __init__(
-        self, caller: Caller, channels: frozenset[str], kinds: frozenset[str], had: Progress | None
+        self,
+        caller: Caller,
+        channels: frozenset[str],
+        kinds: frozenset[str],
     ) -> None:
         self._caller = caller
         self._channels = channels
         self._kinds = kinds
-        self._had = had
-        self._had_until = time.monotonic() + JOIN_SECONDS
+        self._had: Progress | None = None
         self._sent: OrderedDict[str, None] = OrderedDict()
+        self._joined_by = time.monotonic() + JOIN_SECONDS
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
@@ -65,28 +74,55 @@ class Listener:
             and self._caller.may_see(frame.chat_key)
         )
 
-    def has(self, frame: Frame) -> bool:
-        """Whether it had the event before it came back, or got it from the database since."""
-        if self._had is None or time.monotonic() > self._had_until:
-            return False
-        return frame.event.id in self._sent or self._had.covers(frame.event)
+    def goes_on(self, had: Progress) -> None:
+        """It comes back, and had this."""
+        self._had = had.copy()
 
-    def got(self, event_id: str) -> None:
-        """It got this event from the database."""
-        self._sent[event_id] = None
-        if len(self._sent) > REMEMBERED:
-            self._sent.popitem(last=False)
+    def stored(self, event: Event) -> bytes | None:
+        """What to send of an event of the database, the next one in its order; None for nothing."""
+        assert self._had is not None
+        if self._had.covers(event):
+            return None
+        self._had.add(event)
+        self._remember(event.id)
+        frame = frame_of(event, 0, self._had.encode("", 0))
+        return frame.encoded if self.wants(frame) else None
+
+    def passed_on(self, frame: Frame, encoded: bytes) -> bytes | None:
+        """What to send of the hub's next frame; None for nothing."""
+        if self._had is not None:
+            known = frame.event.id in self._sent or self._had.covers(frame.event)
+            if not known:
+                self._had.add(frame.event, in_order=frame.in_order)
+                self._remember(frame.event.id)
+                encoded = replace(frame, cursor=self._had.encode("", 0)).encoded
+            self._join(frame)
+            if known:
+                return None
+        return encoded if self.wants(frame) else None
 
     def put(self, frame: Frame, encoded: bytes) -> None:
-        """Keeps what it wants, until that is too much."""
-        if self.too_slow or not self.wants(frame) or self.has(frame):
+        """Keeps what the hub brings, until that is too much."""
+        sent = None if self.too_slow else self.passed_on(frame, encoded)
+        if sent is None:
             return
-        self._waiting.append(encoded)
-        self._waiting_bytes += len(encoded)
+        self._waiting.append(sent)
+        self._waiting_bytes += len(sent)
         if self._waiting_bytes > WAITING_BYTES:
             self.too_slow = True
             self._waiting.clear()
         self._wake.set()
+
+    def _remember(self, event_id: str) -> None:
+        self._sent[event_id] = None
+        if len(self._sent) > REMEMBERED:
+            self._sent.popitem(last=False)
+
+    def _join(self, frame: Frame) -> None:
+        assert self._had is not None
+        if Cursor.decode(frame.cursor).progress.includes(self._had) or time.monotonic() > self._joined_by:
+            self._had = None
+            self._sent.clear()
 
     def stop(self) -> None:
         """Ends the waiting: the server stops."""
@@ -173,12 +209,10 @@ async def stream(
             caller.require_chat(next(iter(unseen)))
     hub = _hub(request, resources)
     last = last_event_id or last_event_id_query
+    # What the hub finds at its start would come as if it were new.
+    await hub.wait_begun()
     cursor = await _cursor(last, hub, resources) if last else None
-    if cursor is None and not hub.database_answers:
-        await hub.wait_checked()  # or what it finds at its start would come as if it were new
-    from_memory = cursor is not None and hub.keeps(cursor.hub, cursor.number)
-    had = cursor.progress if cursor and not from_memory else None
-    listener = Listener(caller, channels, frozenset(kind or ()), had)
+    listener = Listener(caller, channels, frozenset(kind or ()))
     secret, address = presented(request), request.client.host if request.client else ""
 
     async def allowed() -> bool:
@@ -225,28 +259,19 @@ async def _parts(
     try:
         yield b"retry: %d\n\n" % RETRY_MILLISECONDS
         with hub.holding():
-            from_memory = cursor is not None and hub.keeps(cursor.hub, cursor.number)
-            if cursor is not None and not from_memory:
-                try:
-                    async for part in _history(hub, listener, cursor, resources):
-                        yield part
-                except GatewayError as error:
-                    log.info("stream_history_ended", reason=str(error))
-                    yield _cut("the database does not answer; come back with the last id")
-                    return
+            if cursor is not None and not hub.keeps(cursor.hub, cursor.number):
+                listener.goes_on(cursor.progress)
+                async for part in _history(hub, listener, cursor, resources):
+                    yield part
             # Nothing waits from the end of the history to here, so that nothing is let go of in between.
-            kept = hub.follow(listener)
+            kept = hub.follow(listener) if cursor else []
+            number = cursor.number if cursor and cursor.hub == hub.id else 0
+            passed_on = [listener.passed_on(frame, frame.encoded) for frame in kept if frame.number > number]
         if cursor is None:
+            hub.follow(listener)
             yield b"id: %b\n\n" % hub.cursor.encode()
-        else:
-            missed = [
-                frame.encoded
-                for frame in kept
-                if (frame.number > cursor.number if from_memory else not listener.has(frame))
-                and listener.wants(frame)
-            ]
-            if missed:
-                yield b"".join(missed)
+        for start in range(0, len(passed_on), PART_EVENTS):
+            yield b"".join(filter(None, passed_on[start : start + PART_EVENTS]))
         checked_at = time.monotonic()
         while not resources.stopping.is_set():
             part = await listener.take()
@@ -261,6 +286,9 @@ async def _parts(
             if part:
                 yield part
         yield _cut("the server stops; come back with the last id")
+    except GatewayError as error:
+        log.info("stream_history_ended", reason=str(error))
+        yield _cut("the database does not answer; come back with the last id")
     finally:
         metrics.STREAM_CLIENTS.dec()
         hub.leave(listener)
@@ -270,22 +298,15 @@ async def _history(
     hub: StreamHub, listener: Listener, cursor: Cursor, resources: Resources
 ) -> AsyncIterator[bytes]:
     """What the hub does not keep and will not bring; ends in an instant in which that is nothing more."""
-    progress = cursor.progress.copy()
+    since = moment_of(cursor.progress.oldest)
     let_go = -1
     while let_go != hub.let_go:
         let_go = hub.let_go
         until = max(hub.start, hub.let_go_until)
         part: list[bytes] = []
-        async for event in read_events(
-            cast("Any", resources.database), moment_of(progress.oldest), moment_of(until + 1)
-        ):
-            if progress.covers(event) or not hub.is_past(event):
-                continue
-            progress.add(event)
-            frame = frame_of(event, 0, progress.encode("", 0))
-            if listener.wants(frame):
-                listener.got(event.id)
-                part.append(frame.encoded)
+        async for event in read_events(cast("Any", resources.database), since, moment_of(until + 1)):
+            if hub.is_past(event) and (encoded := listener.stored(event)) is not None:
+                part.append(encoded)
             if len(part) >= PART_EVENTS:
                 yield b"".join(part)
                 part = []

@@ -23,7 +23,7 @@ from yarl import URL
 
 from gateway.api.connections import Database
 from gateway.api.events import camel_json
-from gateway.api.stream_cursor import Progress, microseconds, moment_of
+from gateway.api.stream_cursor import Progress, lane_of, microseconds, moment_of
 from gateway.database import read_events
 from gateway.errors import GatewayError
 from gateway.event import Event, decode, utc_now
@@ -45,6 +45,8 @@ OVERLAP = timedelta(seconds=10)
 OVERLAP_ALONE = timedelta(seconds=60)  # while RabbitMQ is away
 POLL_SECONDS = 1.0  # while RabbitMQ is away
 CHECK_SECONDS = 5.0  # while it is not
+CONFIRM_SECONDS = 0.5  # after its return, while the order of what comes is not certain
+UNSETTLED = 2_000  # events that are named one by one meanwhile
 PAGE = 2_000
 KEPT_EVENTS = 5_000  # as long as the database has those before
 KEPT_AT_MOST = 20_000
@@ -67,17 +69,18 @@ class Frame:
     chat_key: str
     data: bytes  # without the id
     cursor: str
+    in_order: bool = True  # whether nothing before it in its lane is still to come
 
     @property
     def encoded(self) -> bytes:
         return b"id: %b\n%b" % (self.cursor.encode(), self.data)
 
 
-def frame_of(event: Event, number: int, cursor: str) -> Frame:
+def frame_of(event: Event, number: int, cursor: str, *, in_order: bool = True) -> Frame:
     """The frame of one event."""
     kind = _KINDS[event.kind]
     data = b"event: %b\ndata: %b\n\n" % (kind.encode(), camel_json(event))
-    return Frame(number, event, kind, event.chat_key, data, cursor)
+    return Frame(number, event, kind, event.chat_key, data, cursor, in_order)
 
 
 class Follower(Protocol):
@@ -112,6 +115,11 @@ class StreamHub:
         self._stored = self.start  # the newest event that the database is known to have
         self._lost_until = 0  # the newest event that was let go of before the database had it
         self._live = False
+        # Since the broker's queue is there: lanes of which something came, and the first event of each, until
+        # the database has it and so all before it. What was published before the queue was, is not in it.
+        self._begun: set[str] = set()
+        self._first: dict[str, str] = {}
+        self._tried = asyncio.Event()
         self._look = asyncio.Event()
         self._looked = asyncio.Event()
         self._checks_begun = self._checks_done = 0
@@ -164,6 +172,12 @@ class StreamHub:
                     self._looked.clear()
                     await self._looked.wait()
 
+    async def wait_begun(self) -> None:
+        """Returns once both sources have been asked for the first time, and answered or not."""
+        await self._tried.wait()
+        if not self._checks_done:
+            await self.wait_checked()
+
     async def run(self) -> NoReturn:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -182,14 +196,33 @@ class StreamHub:
             return
         self._remember(event.id, microseconds(event.received_at))
         self._number += 1
-        self.progress.add(event)
-        frame = frame_of(event, self._number, self.cursor)
+        lane = lane_of(event)
+        in_order = lane not in self._first
+        self.progress.add(event, in_order=in_order)
+        if self.progress.unsettled(lane) > UNSETTLED and not in_order:
+            log.warning("stream_order_unknown", reason="the database has not confirmed it in time")
+            self._confirm(lane)
+        frame = frame_of(event, self._number, self.cursor, in_order=in_order)
         self._frames.append(frame)
         self._kept.add(event.id)
         self._let_go()
         encoded = frame.encoded
         for follower in self._followers:
             follower.put(frame, encoded)
+
+    def _take_live(self, event: Event) -> None:
+        lane = lane_of(event)
+        if lane not in self._begun:
+            self._begun.add(lane)
+            if event.id not in self._seen or lane in self._first:
+                self._first[lane] = event.id
+                self._look.set()
+        self._take(event)
+
+    def _confirm(self, lane: str) -> None:
+        """The database has the first event of a lane that came live, and we what it has."""
+        del self._first[lane]
+        self.progress.settle(lane)
 
     def _was_taken(self, event: Event) -> bool:
         return event.id in self._seen or (
@@ -232,6 +265,7 @@ class StreamHub:
                     log.warning("stream_without_rabbitmq", reason=str(error) or type(error).__name__)
                 complained = True
             self._live = False
+            self._tried.set()
             self._look.set()
             await asyncio.sleep(RECONNECT_SECONDS)
 
@@ -245,10 +279,12 @@ class StreamHub:
             auto_delete=True,
             arguments={"x-max-length": QUEUE_MESSAGES, "x-overflow": "drop-head"},
         )
+        self._begun.clear()
         await queue.bind(exchange, EVERYTHING)
         # What came before the queue was there is stored already, or soon will be.
         await self.wait_checked()
         self._live = True
+        self._tried.set()
         log.info("stream_live")
         async with queue.iterator() as messages:
             async for message in messages:
@@ -263,7 +299,7 @@ class StreamHub:
         except msgspec.ValidationError:
             log.warning("stream_not_an_event", message_id=message.message_id)
             return
-        self._take(event)
+        self._take_live(event)
 
     def _url(self, node: str) -> URL:
         url = URL(node)
@@ -287,10 +323,16 @@ class StreamHub:
             self._checks_done = begun
             self._looked.set()
             try:
-                async with asyncio.timeout(CHECK_SECONDS if self._live else POLL_SECONDS):
+                async with asyncio.timeout(self._pause):
                     await self._look.wait()
             except TimeoutError:
                 continue
+
+    @property
+    def _pause(self) -> float:
+        if self._first and self.database_answers:
+            return CONFIRM_SECONDS
+        return CHECK_SECONDS if self._live else POLL_SECONDS
 
     async def _check(self) -> None:
         """Passes on what is stored and was not seen."""
@@ -304,6 +346,9 @@ class StreamHub:
             }
             if unseen:
                 await self._fetch(unseen, unseen.values())
+            stored = {row["event_id"] for row in rows}
+            for lane in [lane for lane, first in self._first.items() if first in stored]:
+                self._confirm(lane)
             if rows:
                 self._stored = max(self._stored, microseconds(rows[-1]["received_at"]))
             if len(rows) < PAGE:
