@@ -261,6 +261,25 @@ async def test_chats_are_found_by_title_and_show_how_they_are(visitor: Visitor, 
     visit.assert_clean()
 
 
+async def test_an_open_gap_is_shown_until_it_is_closed(visitor: Visitor, place: Place) -> None:
+    chat = _chat(place, "Swing Trade B3")
+    place.sandbox.world.post(chat, "vor der Lücke")
+    await place.gateway.wait_delivered(3)
+    place.sandbox.faults.fail_calls("GetMessagesRequest", 420, "FLOOD_WAIT_8", times=1)
+    place.sandbox.world.skip_ids(chat, 3)
+    place.sandbox.world.post(chat, "nach der Lücke")
+    visit = await visitor("admin")
+    page = visit.page
+    await visit.open("Gaps")
+    gap = page.get_by_role("table", name="Open gaps").get_by_role("row").nth(1)
+    await expect(gap).to_contain_text("Swing Trade B3")
+    await expect(gap).to_contain_text("3 ids")
+    await expect(gap.get_by_role("button", name="Sync Swing Trade B3 now")).to_be_enabled()
+    await expect(page.locator("[data-badge=gaps]")).to_contain_text("1")
+    await expect(page.get_by_text("No open gaps")).to_be_visible(timeout=30_000)
+    visit.assert_clean()
+
+
 async def test_everything_is_compared_with_telegram_on_request(visitor: Visitor) -> None:
     visit = await visitor("admin")
     page = visit.page
