@@ -42,7 +42,7 @@ function show(view, { focus = true } = {}) {
 }
 
 /** Opens a view; `query` goes into the address, so that it can be kept and sent to somebody. */
-export function go(view, query = "") {
+function go(view, query = "") {
   history.pushState(null, "", pathOf(view) + query);
   show(view);
 }
