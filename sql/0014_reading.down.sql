@@ -26,6 +26,6 @@ ALTER TABLE telegram_gateway.message_processing DROP COLUMN arrival;
 DROP FUNCTION telegram_gateway.arrival_since(timestamptz);
 DROP FUNCTION telegram_gateway.settled_arrival();
 DROP TABLE telegram_gateway.arrival_horizon;
-DROP TRIGGER note_arrival ON telegram_gateway.messages;
-DROP FUNCTION telegram_gateway.note_arrival();
+DROP TRIGGER note_arrivals ON telegram_gateway.messages;
+DROP FUNCTION telegram_gateway.note_arrivals();
 DROP TABLE telegram_gateway.message_arrivals;

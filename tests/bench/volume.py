@@ -5,7 +5,7 @@ from typing import Any
 STEP = 100_000
 CHATS = 200
 DAYS = 60
-TICKERS = "{PETR4,VALE3,ITUB4,BBDC4,BBAS3,ABEV3,WEGE3,MGLU3,WINFUT,WDOFUT,B3SA3,SUZB3,GGBR4,RENT3,PRIO3,ELET3}"
+TICKERS = "PETR4 VALE3 ITUB4 BBDC4 BBAS3 ABEV3 WEGE3 MGLU3 WINFUT WDOFUT B3SA3 SUZB3 GGBR4 RENT3 PRIO3 ELET3".split()
 
 # Dates go from DAYS ago until now, as do the ids of each chat; a few chats have most of the messages.
 _MESSAGES = """
@@ -14,8 +14,8 @@ INSERT INTO telegram_gateway.messages (
     sender_name, text, entities, received_at, source, message_type, metadata
 )
 SELECT
-    0, channel_id, n, date, '0:' || channel_id || ':' || n, 'main', 'channel', 'Sala ' || chat, 1000 + n % 500,
-    'Pessoa ' || n % 500,
+    0, channel_id, n, date, '0:' || channel_id || ':' || n, 'main', 'channel', 'Sala ' || chat,
+    1000 + n % 500, 'Pessoa ' || n % 500,
     CASE n % 4 WHEN 0 THEN 'COMPRA ' WHEN 1 THEN 'Venda parcial de ' WHEN 2 THEN 'Alvo atingido em '
          ELSE 'Bom dia, análise de ' END
         || ($3::text[])[1 + n % 16] || ' a ' || 10 + n % 90 || ',' || n % 100 || ', stop ' || n % 97
@@ -34,7 +34,8 @@ _PROCESSED = """
 INSERT INTO telegram_gateway.message_processing
     (consumer, account_scope, channel_id, message_id, status, attempts, error)
 SELECT $1, account_scope, channel_id, message_id,
-    CASE WHEN message_id % 5000 = 3 THEN 'failed' WHEN message_id % 3 = 0 THEN 'published' ELSE 'ignored' END, 1, NULL
+    CASE WHEN message_id % 5000 = 3 THEN 'failed' WHEN message_id % 3 = 0 THEN 'published' ELSE 'ignored' END,
+    1, NULL
 FROM telegram_gateway.message_arrivals
 WHERE arrival > $2 AND arrival <= $3 AND message_id % 100000 <> 11
 """
@@ -45,9 +46,7 @@ async def fill(connection: Any, rows: int, *, chats: int = CHATS) -> None:
     await connection.execute("SET statement_timeout = 0")
     for start in range(1, rows + 1, STEP):
         end = min(rows, start + STEP - 1)
-        await connection.execute(
-            _MESSAGES, start, end, TICKERS[1:-1].split(","), rows, DAYS * 86400 / rows, chats
-        )
+        await connection.execute(_MESSAGES, start, end, TICKERS, rows, DAYS * 86400 / rows, chats)
     await connection.execute("VACUUM ANALYZE telegram_gateway.messages, telegram_gateway.message_arrivals")
 
 

@@ -219,6 +219,17 @@ async def test_messages_that_retention_took_do_not_end_the_list(rig: ReadRig) ->
     assert ([m.event.message_id for m in page.messages], page.next) == ([30], None)
 
 
+async def test_a_message_that_comes_again_with_another_date_arrives_again(rig: ReadRig) -> None:
+    await rig.store(new(1, telegram_date=days_ago(3)), new(2), new(1, telegram_date=days_ago(2)))
+    assert await rig.unprocessed() == [2, 1]
+    await rig.store(new(1, telegram_date=days_ago(1)), new(1, telegram_date=days_ago(1)))
+    page = await rig.reader.unprocessed("x")
+    assert [message.event.message_id for message in page.messages] == [2, 1]
+    found = await rig.reader.message(MessageRef(CHANNEL, 1))
+    assert found is not None
+    assert found.event.telegram_date == page.messages[1].event.telegram_date
+
+
 async def test_a_name_that_never_processed_anything_leaves_nothing_behind(rig: ReadRig) -> None:
     await rig.store(*(new(number) for number in range(1, 31)))
     await rig.unprocessed("curious", since=days_ago(1))
