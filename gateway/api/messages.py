@@ -41,6 +41,9 @@ FIRST_PAGE_SECONDS = 2  # how old a cached first page may be: new messages belon
 NO_SUCH_MESSAGE = "There is no such message."
 BAD_CURSOR = "This is no `nextCursor` of this list: send one with the same other parameters, or none."
 
+# Not `dataclasses.asdict`, which copies each value: a tenth of the time that a hot page takes.
+_FILTER_FIELDS = tuple(field.name for field in dataclasses.fields(MessageFilter))
+
 StatusName = Literal["received", "retrying", "published", "processed", "failed", "ignored"]
 _SOURCE_HEADER = {
     "X-Source": {
@@ -228,9 +231,9 @@ def _is_hot(wanted: MessageFilter) -> bool:
 
 def _question(wanted: MessageFilter) -> tuple[Any, ...]:
     """All that decides which messages come, in a form that has one `repr`."""
-    fields = dataclasses.asdict(wanted)
-    fields["chats"] = sorted(wanted.chats) if wanted.chats is not None else None
-    return tuple(fields.values())
+    values = {name: getattr(wanted, name) for name in _FILTER_FIELDS}
+    values["chats"] = sorted(wanted.chats) if wanted.chats is not None else None
+    return tuple(values.values())
 
 
 def _position(cursor: str | None, wanted: MessageFilter) -> Position | None:

@@ -24,7 +24,7 @@ EDITED_EVERY = 100
 DELETED_EVERY = 1_000
 TABLES = ("messages", "message_arrivals", "message_processing", "message_revisions")
 
-# What costs most in storing a message at a time is not needed here: the trigger that notes its arrival, and
+# What costs most in storing a message at a time is not needed here: the trigger that notes arrivals, and
 # the upkeep of indexes that are made faster at the end.
 _INDEXES = """
 SELECT indexname, indexdef FROM pg_indexes i
@@ -131,13 +131,13 @@ async def fill(dsn: str, rows: int, say: Callable[[str], None] = lambda text: No
         indexes = await connection.fetch(_INDEXES, list(TABLES))
         for index in indexes:
             await connection.execute(f"DROP INDEX telegram_gateway.{index['indexname']}")
-        await connection.execute("ALTER TABLE telegram_gateway.messages DISABLE TRIGGER note_arrival")
+        await connection.execute("ALTER TABLE telegram_gateway.messages DISABLE TRIGGER USER")
         batches = [
             (first, min(first + BATCH_ROWS, rows) - 1, since, step) for first in range(0, rows, BATCH_ROWS)
         ]
         say(f"{rows:,} messages")
         await _work(dsn, [(each, batch) for batch in batches for each in _STORED])
-        await connection.execute("ALTER TABLE telegram_gateway.messages ENABLE TRIGGER note_arrival")
+        await connection.execute("ALTER TABLE telegram_gateway.messages ENABLE TRIGGER USER")
         await connection.fetchval(_SEQUENCE, rows)
         say(f"indexes of {rows:,} messages")
         await _work(dsn, [(index["indexdef"], ()) for index in indexes])
