@@ -24,6 +24,8 @@ EDITED_EVERY = 100
 DELETED_EVERY = 1_000
 TABLES = ("messages", "message_arrivals", "message_processing", "message_revisions")
 
+_UNHURRIED = {"statement_timeout": "0", "maintenance_work_mem": "512MB", "synchronous_commit": "off"}
+
 # What costs most in storing a message at a time is not needed here: the trigger that notes arrivals, and
 # the upkeep of indexes that are made faster at the end.
 _INDEXES = """
@@ -126,7 +128,7 @@ async def fill(dsn: str, rows: int, say: Callable[[str], None] = lambda text: No
     """
     until = datetime.now(UTC) - timedelta(hours=1)
     since, step = until - timedelta(days=DAYS), timedelta(days=DAYS) / rows
-    connection = await asyncpg.connect(dsn, ssl=False)
+    connection = await asyncpg.connect(dsn, ssl=False, server_settings=_UNHURRIED)
     try:
         indexes = await connection.fetch(_INDEXES, list(TABLES))
         for index in indexes:
@@ -192,9 +194,7 @@ async def _work(dsn: str, jobs: Iterable[Job]) -> None:
     waiting = iter(list(jobs))
 
     async def work() -> None:
-        connection = await asyncpg.connect(
-            dsn, ssl=False, server_settings={"maintenance_work_mem": "512MB", "synchronous_commit": "off"}
-        )
+        connection = await asyncpg.connect(dsn, ssl=False, server_settings=_UNHURRIED)
         try:
             for statement, arguments in waiting:
                 await connection.execute(statement, *arguments)
