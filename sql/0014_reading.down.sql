@@ -13,6 +13,8 @@ $$;
 DROP VIEW telegram_gateway.messages_newest;
 DROP INDEX telegram_gateway.message_revisions_search;
 DROP INDEX telegram_gateway.messages_by_source;
+DROP INDEX telegram_gateway.messages_by_channel;
+CREATE INDEX messages_by_channel ON telegram_gateway.messages (channel_id, telegram_date DESC);
 DROP TABLE telegram_gateway.hidden_messages;
 DROP FUNCTION telegram_gateway.mark_processed(text, bigint[], text[], bigint[], text[], text[]);
 DROP TRIGGER reopen_deleted ON telegram_gateway.message_processing;

@@ -327,6 +327,10 @@ CREATE TABLE telegram_gateway.hidden_messages (
     PRIMARY KEY (account_scope, channel_id, message_id)
 );
 
+-- A page of a chat in its order, from the index alone.
+DROP INDEX telegram_gateway.messages_by_channel;
+CREATE INDEX messages_by_channel
+    ON telegram_gateway.messages (channel_id, telegram_date DESC, message_id DESC, account_scope);
 CREATE INDEX messages_by_source ON telegram_gateway.messages (source, telegram_date DESC) WHERE source <> 'mtproto';
 CREATE INDEX message_revisions_search ON telegram_gateway.message_revisions
     USING gin (telegram_gateway.search_document(text, caption)) WITH (gin_pending_list_limit = 512)

@@ -8,11 +8,18 @@ from redis.exceptions import RedisError
 
 from gateway.errors import SinkUnavailable
 
+# Connections, transactions in conflict, resources, locks, operators and the system: not what was asked.
+_PASSING = {"08", "25", "40", "53", "55", "57", "58"}
+
 
 @contextmanager
 def answering(server: str) -> Iterator[None]:
-    """Raises SinkUnavailable when `server` fails inside."""
+    """Raises SinkUnavailable when `server` fails inside; not when the question was wrong."""
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, RedisError, OSError) as error:
+    except asyncpg.PostgresError as error:
+        if (error.sqlstate or "")[:2] not in _PASSING:
+            raise
+        raise SinkUnavailable(f"{server} did not answer: {error}") from error
+    except (asyncpg.InterfaceError, RedisError, OSError) as error:
         raise SinkUnavailable(f"{server} did not answer: {str(error) or type(error).__name__}") from error

@@ -28,6 +28,7 @@ from gateway.read.statement import Statement
 STEPS = 2000  # messages a mark moves over in one transaction
 LAG = 2000  # arrivals between the mark and the first unprocessed message, before the mark is moved at once
 ADVANCE_SECONDS = 5.0  # how long it is not moved otherwise
+LONGEST_ADVANCE = 1.0  # seconds; the next question goes on from there
 REMEMBERED = 10_000  # marks
 EMPTY_PAGES = 20  # of messages that are hidden or gone, before the caller has to ask again
 _ALL = ChatRef("")
@@ -73,7 +74,7 @@ _PARTS = {
         ) p ON true
     """,
     "open": """
-        a.telegram_date >= coalesce($since, '-infinity')
+        a.telegram_date >= coalesce($since, '-infinity') AND ($until::bigint IS NULL OR a.arrival <= $until)
         AND (p.status IS NULL OR p.status IN ('received', 'retrying'))
     """,
     "page": """
@@ -122,6 +123,11 @@ _ADVANCE = """
 SELECT coalesce(bool_or(telegram_gateway.advance_mark($1, l.account_scope, l.channel_id, $4, $5)), false)
 FROM unnest($2::bigint[], $3::text[]) l (account_scope, channel_id)
 """
+_LEAST_MARK = """
+SELECT min(m.arrival) FROM telegram_gateway.consumer_marks m
+WHERE m.consumer = $1
+  AND (m.account_scope, m.channel_id) IN (SELECT * FROM unnest($2::bigint[], $3::text[]))
+"""
 _MARK = "SELECT * FROM telegram_gateway.mark_processed($1, $2, $3, $4, $5, $6)"
 # Hops from name to name in the index: there are few consumers and millions of rows.
 _REPROCESS = """
@@ -160,7 +166,8 @@ class ProcessingState:
 
         Of `chats`, or of all; of messages dated `since` then. A consumer that never noted anything gets all
         of it, oldest arrivals first. `after` is a page's `next`. Messages deleted on Telegram are among them,
-        and say so; hidden ones are not. Raises SinkUnavailable.
+        and say so; hidden ones are not. Whoever processed millions before asking for the first time gets
+        pages that may be empty, until the mark has come that far. Raises SinkUnavailable.
         """
         lanes = sorted(set(chats)) if chats is not None else [_ALL]
         if not lanes:
@@ -173,10 +180,11 @@ class ProcessingState:
             "since": since,
             "after": after or 0,
             "limit": limit + 1,
+            "until": None,
         }
         with answering("PostgreSQL"):
             if not all(self._has_moved(consumer, lane, since) for lane in lanes):
-                await self._advance(consumer, lanes, since)
+                values["until"] = await self._advance(consumer, lanes, since)
             for _ in range(EMPTY_PAGES):
                 rows = await self._database.fetch(statement.sql, *statement.arguments(values))
                 if after is None and rows and rows[0]["arrival"] - rows[0]["mark"] > LAG:
@@ -186,9 +194,8 @@ class ProcessingState:
                 if found or not more:
                     break
                 values["after"] = rows[limit - 1]["arrival"]
-        return UnprocessedPage(
-            [_unprocessed(row, consumer) for row in found], rows[limit - 1]["arrival"] if more else None
-        )
+        following = rows[limit - 1]["arrival"] if more else values["until"]
+        return UnprocessedPage([_unprocessed(row, consumer) for row in found], following)
 
     async def mark_processed(self, consumer: str, outcomes: Sequence[Outcome]) -> list[Marked]:
         """Notes what became of messages, all in one step; returns what is noted now, in the same order.
@@ -226,15 +233,20 @@ class ProcessingState:
         moved, at = self._moved.get((consumer, lane), (_NEVER, 0.0))
         return at > time.monotonic() - ADVANCE_SECONDS and moved <= (since or _NEVER)
 
-    async def _advance(self, consumer: str, lanes: Sequence[ChatRef], since: datetime | None) -> None:
+    async def _advance(self, consumer: str, lanes: Sequence[ChatRef], since: datetime | None) -> int | None:
+        """Moves marks on. Returns the arrival up to which to look when they have still far to go."""
         scopes, channels = [lane.scope for lane in lanes], [lane.channel_id for lane in lanes]
+        started = time.monotonic()
         # Each a transaction of its own: what was walked over stays so, whatever happens to the next one.
         while await self._database.fetchval(_ADVANCE, consumer, scopes, channels, since, STEPS):
-            pass
+            if time.monotonic() - started > LONGEST_ADVANCE:
+                least = await self._database.fetchval(_LEAST_MARK, consumer, scopes, channels)
+                return int(least) + STEPS
         if len(self._moved) > REMEMBERED:
             self._moved.clear()
         for lane in lanes:
             self._moved[consumer, lane] = (since or _NEVER, time.monotonic())
+        return None
 
 
 def _unprocessed(row: Any, consumer: str) -> StoredMessage:

@@ -5,7 +5,10 @@ from typing import Any
 STEP = 100_000
 CHATS = 200
 DAYS = 60
-TICKERS = "PETR4 VALE3 ITUB4 BBDC4 BBAS3 ABEV3 WEGE3 MGLU3 WINFUT WDOFUT B3SA3 SUZB3 GGBR4 RENT3 PRIO3 ELET3".split()
+TICKERS = (
+    *("PETR4", "VALE3", "ITUB4", "BBDC4", "BBAS3", "ABEV3", "WEGE3", "MGLU3"),
+    *("WINFUT", "WDOFUT", "B3SA3", "SUZB3", "GGBR4", "RENT3", "PRIO3", "ELET3"),
+)
 
 # Dates go from DAYS ago until now, as do the ids of each chat; a few chats have most of the messages.
 _MESSAGES = """
