@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import asyncpg
 import msgspec
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from gateway.api.auth import Admin, Reader
 from gateway.api.model import ApiModel, Moment
@@ -135,18 +135,20 @@ class NewChannel(ApiModel):
     """A chat by its id, ahead of its first message. What Telegram says later replaces title and type."""
 
     channel_id: ChannelId
-    account_scope: int = Field(default=0, ge=0, lt=1 << 63, examples=[0])
+    account_scope: int = Field(default=0, ge=0, lt=1 << 63, strict=True, examples=[0])
     type: ChatType | None = Field(default=None, description="By default what the id tells.")
     title: str | None = Field(default=None, max_length=255, pattern=r"^[^\x00]*$", examples=["TP Sinais"])
     username: str | None = Field(default=None, max_length=64, pattern=r"^[^\x00]*$", examples=["tp_sinais"])
-    is_active: bool = True
+    is_active: StrictBool = True
 
 
 class ChannelUpdate(ApiModel):
     """What people decide about a chat."""
 
-    is_active: bool = Field(examples=[True])
-    hidden: bool = Field(default=False, description="Off the list. A hidden chat that is on is captured.")
+    is_active: StrictBool = Field(examples=[True])
+    hidden: StrictBool = Field(
+        default=False, description="Off the list. A hidden chat that is on is captured."
+    )
 
 
 @router.get("")

@@ -4,7 +4,9 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Path, Query
-from pydantic import AfterValidator, AwareDatetime
+from pydantic import AfterValidator
+
+from gateway.api.model import GivenMoment
 
 CHANNEL_ID = r"^-?[1-9]\d{0,18}$"
 CONSUMER = r"^[a-z0-9][a-z0-9_-]{0,63}$"
@@ -50,12 +52,12 @@ ConsumerQuery = Annotated[
     str | None, Query(pattern=CONSUMER, description="A consumer's name.", examples=["tp-capital"])
 ]
 SinceQuery = Annotated[
-    AwareDatetime | None,
+    GivenMoment | None,
     AfterValidator(lambda moment: moment and _in_utc(moment)),
     Query(alias="from", description="Messages dated then or later.", examples=["2026-05-01T00:00:00Z"]),
 ]
 UntilQuery = Annotated[
-    AwareDatetime | None,
+    GivenMoment | None,
     AfterValidator(lambda moment: moment and _in_utc(moment)),
     Query(alias="to", description="Messages dated before.", examples=["2026-06-01T00:00:00Z"]),
 ]

@@ -44,8 +44,8 @@ class ProcessedItem(ApiModel):
     """What became of a message."""
 
     channel_id: str = Field(pattern=CHANNEL_ID, examples=["-1001649127710"])
-    account_scope: int = Field(default=0, ge=0, lt=1 << 63, examples=[0])
-    message_id: int = Field(ge=1, lt=1 << 63, examples=[4711])
+    account_scope: int = Field(default=0, ge=0, lt=1 << 63, strict=True, examples=[0])
+    message_id: int = Field(ge=1, lt=1 << 63, strict=True, examples=[4711])
     status: Literal["processed", "failed", "ignored"] = Field(default="processed", examples=["processed"])
     reason: str | None = Field(default=None, max_length=1000, examples=[None])
 

@@ -7,11 +7,11 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from gateway.api.auth import Admin, Caller
 from gateway.api.channels import ChannelId
-from gateway.api.model import ApiModel, Moment
+from gateway.api.model import ApiModel, GivenMoment, Moment
 from gateway.api.problems import Problem
 from gateway.api.resources import Resources
 
@@ -46,8 +46,8 @@ class SyncOrder(ApiModel):
     """
 
     channel_id: ChannelId | None = None
-    account_scope: int = Field(default=0, ge=0, lt=1 << 63, examples=[0])
-    since: AwareDatetime | None = Field(default=None, examples=["2026-11-01T00:00:00Z"])
+    account_scope: int = Field(default=0, ge=0, lt=1 << 63, strict=True, examples=[0])
+    since: GivenMoment | None = Field(default=None, examples=["2026-11-01T00:00:00Z"])
 
 
 class SyncCounts(ApiModel):
