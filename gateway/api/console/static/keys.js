@@ -7,7 +7,7 @@ const AFTER_G_MS = 1500;
 const STORED = "keys-off";
 
 const VIEWS = { o: "overview", l: "live", s: "search", c: "chats", g: "gaps", d: "dead-letters" };
-let pressedG = 0;
+let pressedG = -Infinity;
 
 export function install({ go, search, pause }) {
   const on = find("#keys-on");
@@ -17,11 +17,11 @@ export function install({ go, search, pause }) {
   document.addEventListener("keydown", (event) => {
     if (!on.checked || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
     if (event.target.closest("input, select, textarea, dialog[open]")) return;
-    const afterG = performance.now() - pressedG < AFTER_G_MS;
-    pressedG = 0;
+    const afterG = event.timeStamp - pressedG < AFTER_G_MS;
+    pressedG = -Infinity;
     const action = afterG && VIEWS[event.key]
       ? () => go(VIEWS[event.key])
-      : { "/": search, p: pause, "?": help, g: () => (pressedG = performance.now()) }[event.key];
+      : { "/": search, p: pause, "?": help, g: () => (pressedG = event.timeStamp) }[event.key];
     if (!action) return;
     event.preventDefault();
     action();
