@@ -44,13 +44,26 @@ WHERE arrival > $2 AND arrival <= $3 AND message_id % 100000 <> 11
 """
 
 
+_INDEXES = """
+SELECT indexname, indexdef FROM pg_indexes
+WHERE schemaname = 'telegram_gateway' AND tablename IN ('messages', 'message_arrivals')
+  AND indexname NOT IN ('messages_pkey', 'message_arrivals_pkey')
+"""
+
+
 async def fill(connection: Any, rows: int, *, chats: int = CHATS) -> None:
-    """Stores `rows` messages of `chats` chats, dated within the last DAYS, and analyzes the tables."""
-    await connection.execute("SET statement_timeout = 0")
+    """Stores `rows` messages of `chats` chats, dated within the last DAYS, into empty, plain tables."""
+    await connection.execute("SET statement_timeout = 0; SET maintenance_work_mem = '512MB'")
+    indexes = await connection.fetch(_INDEXES)
+    for index in indexes:
+        await connection.execute(f"DROP INDEX telegram_gateway.{index['indexname']}")
     for start in range(1, rows + 1, STEP):
         end = min(rows, start + STEP - 1)
         await connection.execute(_MESSAGES, start, end, TICKERS, rows, DAYS * 86400 / rows, chats)
-    await connection.execute("VACUUM ANALYZE telegram_gateway.messages, telegram_gateway.message_arrivals")
+    for index in indexes:
+        await connection.execute(index["indexdef"])
+    for table in ("messages", "message_arrivals"):
+        await connection.execute(f"VACUUM ANALYZE telegram_gateway.{table}")
 
 
 async def process(connection: Any, consumer: str, *, leave: int = 100) -> None:
