@@ -37,7 +37,9 @@ EVERYTHING = "telegram.channel.#"
 QUEUE_MESSAGES = 10_000  # that the broker keeps for a process that is slow; the database has the rest
 PREFETCH = 500
 CONNECT_SECONDS = 5.0
-RECONNECT_SECONDS = 1.0
+RECONNECT_SECONDS = 1.0  # doubles up to the longest
+LONGEST_RECONNECT_SECONDS = 8.0
+CLOSE_SECONDS = 1.0
 # What was received so long before the start is also passed on when it comes: it may be on its way.
 BEFORE_START = timedelta(seconds=60)
 # Rows are looked for so long before the newest one that is known to be stored.
@@ -250,7 +252,7 @@ class StreamHub:
 
     async def _consume_for_ever(self) -> NoReturn:
         nodes = deque(url_per_host(self._settings.rabbitmq_url.get_secret_value()))
-        complained = False
+        pause = RECONNECT_SECONDS
         while True:
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
@@ -258,16 +260,17 @@ class StreamHub:
                 try:
                     await self._consume(connection)
                 finally:
-                    await connection.close()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(CLOSE_SECONDS):
+                            await connection.close()
             except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError) as error:
                 nodes.rotate(-1)
-                if self._live or not complained:
-                    log.warning("stream_without_rabbitmq", reason=str(error) or type(error).__name__)
-                complained = True
+                log.warning("stream_without_rabbitmq", reason=str(error) or type(error).__name__)
+            pause = RECONNECT_SECONDS if self._live else min(2 * pause, LONGEST_RECONNECT_SECONDS)
             self._live = False
             self._tried.set()
             self._look.set()
-            await asyncio.sleep(RECONNECT_SECONDS)
+            await asyncio.sleep(pause)
 
     async def _consume(self, connection: AbstractConnection) -> None:
         channel = await connection.channel()
@@ -286,20 +289,17 @@ class StreamHub:
         self._live = True
         self._tried.set()
         log.info("stream_live")
-        async with queue.iterator() as messages:
-            async for message in messages:
-                self._take_message(message)
-                await message.ack()
+        await queue.consume(self._take_message)
+        await channel.closed()
 
-    def _take_message(self, message: AbstractIncomingMessage) -> None:
-        if message.headers.get("x-replay"):
-            return
-        try:
-            event = decode(message.body)
-        except msgspec.ValidationError:
-            log.warning("stream_not_an_event", message_id=message.message_id)
-            return
-        self._take_live(event)
+    async def _take_message(self, message: AbstractIncomingMessage) -> None:
+        # Nothing waits before the event is passed on: messages keep their order.
+        if not message.headers.get("x-replay"):
+            try:
+                self._take_live(decode(message.body))
+            except msgspec.ValidationError:
+                log.warning("stream_not_an_event", message_id=message.message_id)
+        await message.ack()
 
     def _url(self, node: str) -> URL:
         url = URL(node)

@@ -1,6 +1,7 @@
 """The live stream: nothing missing and nothing twice, whoever leaves, comes back, or goes away."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -147,6 +148,16 @@ async def opened(stream: Stream) -> Stream:
     return stream
 
 
+async def until_live(stream: Stream, source: Source) -> None:
+    """Returns once RabbitMQ brings events again; the database does not have these."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            await source.publish(*source.make(1))
+            with contextlib.suppress(TimeoutError):
+                await stream.next(0.5)
+                return
+
+
 @pytest_asyncio.fixture(scope="module")
 async def second_api(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
     """Another process of the API, behind the same name."""
@@ -218,7 +229,7 @@ async def test_filters_and_the_tokens_chats_hold(api: Api, source: Source) -> No
             await stream.nothing(0.2)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 async def test_cut_at_any_point_each_event_comes_exactly_once(
     api: Api, stack: LocalStack, tmp_path: Path, source: Source, seed: int
 ) -> None:
@@ -240,7 +251,7 @@ async def test_cut_at_any_point_each_event_comes_exactly_once(
     to_store: asyncio.Queue[list[Event] | None] = asyncio.Queue()
 
     async def produce() -> None:
-        for _ in range(60):
+        for _ in range(40):
             burst = _burst(source, chance, chats, utc_now())
             expected.update(event.id for event in burst)
             to_publish.put_nowait(burst)
@@ -306,10 +317,11 @@ async def test_without_rabbitmq_the_stream_goes_on_from_the_database(api: Api, s
             await api.stack.rabbitmq.start()
             source.reconnect()
         await source.publish(*meanwhile, *after)  # as the sink does when the broker is back
-        found += await stream.take(3)
         await source.store(*after)
+        found += await stream.take(3)
         await stream.nothing(2.0)
         assert [each.event_id for each in found] == [event.id for event in (*before, *meanwhile, *after)]
+        await until_live(stream, source)
 
 
 async def test_what_the_broker_did_not_bring_comes_from_the_database(api: Api, source: Source) -> None:
