@@ -182,7 +182,10 @@ def _moment(moment: datetime | None) -> str | None:
     # As gateway.api.model.rfc3339, in a fifth of the time.
     if moment is None:
         return None
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    written = moment.isoformat()[:-6]
+    return f"{written}Z" if moment.microsecond else f"{written}.000000Z"
 
 
 def _camel(value: Any) -> Any:
@@ -193,6 +196,4 @@ def _camel(value: Any) -> Any:
     return value
 
 
-@lru_cache(maxsize=4096)
-def _camel_key(key: str) -> str:
-    return to_camel(key)
+_camel_key = lru_cache(maxsize=4096)(to_camel)
