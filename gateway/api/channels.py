@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 
 import asyncpg
 import msgspec
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import Field, StrictBool
 
 from gateway.api.auth import Admin, Reader
 from gateway.api.model import ApiModel, Moment
+from gateway.api.parameters import CHANNEL_ID, ChannelPath, ScopeQuery
 from gateway.api.problems import Problem
 from gateway.api.resources import Resources
 
@@ -21,28 +22,7 @@ router = APIRouter(prefix="/api/channels", tags=["channels"])
 
 ChatType = Literal["private", "group", "supergroup", "channel"]
 Health = Literal["inactive", "active", "quiet", "silent"]
-ChannelId = Annotated[
-    str, Field(pattern=r"^-?[1-9]\d{0,18}$", description="A marked id.", examples=["-1001649127710"])
-]
-ChannelPath = Annotated[
-    str,
-    Path(
-        alias="channelId",
-        pattern=r"^-?[1-9]\d{0,18}$",
-        description="A marked id.",
-        examples=["-1001649127710"],
-    ),
-]
-ScopeQuery = Annotated[
-    int,
-    Query(
-        alias="accountScope",
-        ge=0,
-        lt=1 << 63,
-        description="The user id of the account, in private chats and basic groups; else 0.",
-        examples=[0],
-    ),
-]
+ChannelId = Annotated[str, Field(pattern=CHANNEL_ID, description="A marked id.", examples=["-1001649127710"])]
 IfMatch = Annotated[
     str | None,
     Header(alias="If-Match", description="The ETag that the channel must still have.", examples=['"0"']),

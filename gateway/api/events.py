@@ -1,28 +1,21 @@
-"""Events as the API shows them: the published JSON with camelCase names, the same bytes however it came.
+"""Events as the API streams them: written as messages are elsewhere, the same bytes however an event came.
 
-Redis, RabbitMQ and PostgreSQL keep the keys of nested objects in different orders, so they are sorted here.
+RabbitMQ and PostgreSQL keep the keys of nested objects in different orders, so they are sorted here.
 """
 
-from functools import lru_cache
-from typing import Any
-
 import msgspec
-from pydantic.alias_generators import to_camel
 
+from gateway.api.message_model import message_fields
 from gateway.event import Event
+from gateway.read import StoredMessage
 
 _encoder = msgspec.json.Encoder(order="deterministic")
-_camel = lru_cache(maxsize=4096)(to_camel)
+_OF_STORED_MESSAGES = ("deletedAt", "processing", "highlight")
 
 
 def camel_json(event: Event) -> bytes:
-    """The event's JSON with camelCase names, those inside nested objects included."""
-    return _encoder.encode(_renamed(msgspec.to_builtins(event)))
-
-
-def _renamed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_camel(name): _renamed(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_renamed(each) for each in value]
-    return value
+    """The published event's JSON, with camelCase names."""
+    fields = message_fields(StoredMessage(event))
+    for name in _OF_STORED_MESSAGES:
+        del fields[name]
+    return _encoder.encode({"v": event.v, **fields})

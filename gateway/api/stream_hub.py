@@ -8,38 +8,25 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, NoReturn, cast
 from uuid import uuid4
 
-import aio_pika
 import asyncpg
-import msgspec
 import structlog
-from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
-from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
-from yarl import URL
 
 from gateway.api.connections import Database
-from gateway.api.events import camel_json
 from gateway.api.stream_cursor import Progress, lane_of, microseconds, moment_of
+from gateway.api.stream_frame import Follower, Frame, frame_of
+from gateway.api.stream_live import LiveEvents
 from gateway.database import read_events
 from gateway.errors import GatewayError
-from gateway.event import Event, decode, utc_now
+from gateway.event import Event, utc_now
 from gateway.settings import Settings
-from gateway.urls import url_per_host
 
 log = structlog.get_logger()
 
-EXCHANGE = "telegram.messages"
-EVERYTHING = "telegram.channel.#"
-QUEUE_MESSAGES = 10_000  # that the broker keeps for a process that is slow; the database has the rest
-PREFETCH = 500
-CONNECT_SECONDS = 5.0
-RECONNECT_SECONDS = 1.0  # doubles up to the longest
-LONGEST_RECONNECT_SECONDS = 8.0
-CLOSE_SECONDS = 1.0
+TICK_SECONDS = 1.0
 # What was received so long before the start is also passed on when it comes: it may be on its way.
 BEFORE_START = timedelta(seconds=60)
 # Rows are looked for so long before the newest one that is known to be stored.
@@ -58,40 +45,6 @@ _SINCE = """
 SELECT event_id, received_at FROM telegram_gateway.event_log
 WHERE received_at >= $1 ORDER BY received_at LIMIT $2
 """
-_KINDS = {"message.new": "new", "message.edited": "edited", "message.deleted": "deleted"}
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """An event ready to be sent; `number` counts the hub's."""
-
-    number: int
-    event: Event
-    kind: str
-    chat_key: str
-    data: bytes  # without the id
-    cursor: str
-    in_order: bool = True  # whether nothing before it in its lane is still to come
-
-    @property
-    def encoded(self) -> bytes:
-        return b"id: %b\n%b" % (self.cursor.encode(), self.data)
-
-
-def frame_of(event: Event, number: int, cursor: str, *, in_order: bool = True) -> Frame:
-    """The frame of one event."""
-    kind = _KINDS[event.kind]
-    data = b"event: %b\ndata: %b\n\n" % (kind.encode(), camel_json(event))
-    return Frame(number, event, kind, event.chat_key, data, cursor, in_order)
-
-
-class Follower(Protocol):
-    """Who is told of each frame; must not wait."""
-
-    def put(self, frame: Frame, encoded: bytes) -> None: ...
-
-    def stop(self) -> None:
-        """The server stops."""
 
 
 class StreamHub:
@@ -183,12 +136,20 @@ class StreamHub:
     async def run(self) -> NoReturn:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._consume_for_ever(), name="live events")
+            live = LiveEvents(self._settings, bound=self._bound, take=self._take_live, lost=self._lost)
+            group.create_task(live.run(), name="live events")
             group.create_task(self._check_for_ever(), name="stored events")
+            group.create_task(self._tick_for_ever(), name="heartbeats")
             await self._stopping.wait()
             for follower in self._followers:
                 follower.stop()
         raise AssertionError("the others go on for ever")
+
+    async def _tick_for_ever(self) -> NoReturn:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            for follower in self._followers:
+                follower.tick()
 
     # -- what comes
 
@@ -248,63 +209,17 @@ class StreamHub:
             self.let_go += 1
             self.let_go_until = max(self.let_go_until, at)
 
-    # -- RabbitMQ
-
-    async def _consume_for_ever(self) -> NoReturn:
-        nodes = deque(url_per_host(self._settings.rabbitmq_url.get_secret_value()))
-        pause = RECONNECT_SECONDS
-        while True:
-            try:
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    connection = await aio_pika.connect(self._url(nodes[0].geturl()), timeout=CONNECT_SECONDS)
-                try:
-                    await self._consume(connection)
-                finally:
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(CLOSE_SECONDS):
-                            await connection.close()
-            except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError) as error:
-                nodes.rotate(-1)
-                log.warning("stream_without_rabbitmq", reason=str(error) or type(error).__name__)
-            pause = RECONNECT_SECONDS if self._live else min(2 * pause, LONGEST_RECONNECT_SECONDS)
-            self._live = False
-            self._tried.set()
-            self._look.set()
-            await asyncio.sleep(pause)
-
-    async def _consume(self, connection: AbstractConnection) -> None:
-        channel = await connection.channel()
-        await channel.set_qos(prefetch_count=PREFETCH)
-        exchange = await channel.declare_exchange(EXCHANGE, aio_pika.ExchangeType.TOPIC, durable=True)
-        queue = await channel.declare_queue(
-            f"telegram.api.stream.{uuid4().hex}",
-            exclusive=True,
-            auto_delete=True,
-            arguments={"x-max-length": QUEUE_MESSAGES, "x-overflow": "drop-head"},
-        )
+    async def _bound(self) -> None:
+        """The broker's queue is there. What came before it is stored already, or soon will be."""
         self._begun.clear()
-        await queue.bind(exchange, EVERYTHING)
-        # What came before the queue was there is stored already, or soon will be.
         await self.wait_checked()
         self._live = True
         self._tried.set()
-        log.info("stream_live")
-        await queue.consume(self._take_message)
-        await channel.closed()
 
-    async def _take_message(self, message: AbstractIncomingMessage) -> None:
-        # Nothing waits before the event is passed on: messages keep their order.
-        if not message.headers.get("x-replay"):
-            try:
-                self._take_live(decode(message.body))
-            except msgspec.ValidationError:
-                log.warning("stream_not_an_event", message_id=message.message_id)
-        await message.ack()
-
-    def _url(self, node: str) -> URL:
-        url = URL(node)
-        password = self._settings.rabbitmq_password
-        return url.with_password(password.get_secret_value()) if password else url
+    def _lost(self) -> None:
+        self._live = False
+        self._tried.set()
+        self._look.set()
 
     # -- the database
 

@@ -129,6 +129,10 @@ async def _check(resources: Resources, caller: Caller, order: SyncOrder) -> None
     if order.since is not None:
         now = datetime.now(UTC)
         retention = resources.settings.db_retention
+        try:
+            order.since.astimezone(UTC)
+        except OverflowError:
+            raise Problem(422, "Unprocessable Content", "since is not within the years 1 to 9999.") from None
         if order.since > now:
             raise Problem(422, "Unprocessable Content", "since lies in the future.")
         if retention is not None and order.since < now - retention:
