@@ -397,6 +397,7 @@ async def test_vhost_exchange_and_policies_are_there(stack: LocalStack) -> None:
         "message-ttl": 24 * 3600 * 1000,
         "max-length": 10_000,
         "overflow": "drop-head",
+        "delivery-limit": 1_000_000,
     }
     assert [vhost["name"] for vhost in await management(stack, "vhosts")] == ["telegram"]
 

@@ -438,11 +438,15 @@ async def test_traffic_makes_exactly_its_count_and_truth_holds_all_of_it(
 
 
 @pytest.mark.parametrize("rate", [20.0, 1000.0])
-async def test_traffic_keeps_its_rate(sandbox: Sandbox, me: User, friend: User, rate: float) -> None:
+async def test_traffic_is_not_faster_than_its_rate(
+    sandbox: Sandbox, me: User, friend: User, rate: float
+) -> None:
     every_kind_of_chat(sandbox, me, friend)
     count = int(rate / 2) + 1
+    started = time.monotonic()
     await sandbox.traffic.run(rate, count=count)
-    assert sandbox.traffic.rate == pytest.approx(count / ((count - 1) / rate), rel=0.1)
+    # How much slower it is depends on the machine; `make bench ARGS=sandbox` measures that.
+    assert time.monotonic() - started >= (count - 1) / rate
 
 
 def test_a_second_world_in_a_directory_keeps_logins_but_no_message_ids(tmp_path: Path) -> None:
@@ -457,19 +461,6 @@ def test_a_second_world_in_a_directory_keeps_logins_but_no_message_ids(tmp_path:
         channel = sandbox.world.add_channel("C", [me])
         ids.append((message.id_for(me.id), channel.id, me.log.pts))
     assert all(before < after for before, after in zip(*ids, strict=True))
-
-
-def test_one_post_costs_little(sandbox: Sandbox, me: User, friend: User, channel: Chat) -> None:
-    class Sink(Client):
-        def push(self, updates: bytes) -> None:
-            self.pushed = [updates]
-
-    Sink(sandbox, me)
-    started = time.process_time()
-    for _ in range(3000):
-        sandbox.world.post(channel, "COMPRA PETR4: 25,50 A 26,00 ALVO 1 26,50 STOP 25,00")
-    microseconds = (time.process_time() - started) / 3000 * 1e6
-    assert microseconds < 100  # about 30 on an idle machine; the wire adds about 40
 
 
 async def test_the_date_of_a_channel_is_when_the_account_joined_it(
