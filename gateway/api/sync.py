@@ -20,6 +20,7 @@ router = APIRouter(prefix="/api/sync", tags=["sync"])
 State = Literal["pending", "running", "done", "failed"]
 KEPT = timedelta(days=30)
 OPEN_LIMIT = 100
+SILENCE = timedelta(minutes=1)  # after which nobody waits for an account's gateway to take its part
 
 _CHAT = "SELECT is_active FROM telegram_gateway.channels WHERE (account_scope, id) = ($1, $2)"
 _OPEN = "SELECT count(*) FROM telegram_gateway.sync_requests WHERE state IN ('pending', 'running')"
@@ -32,6 +33,7 @@ _ADD = """
 WITH held AS (
     SELECT name FROM telegram_gateway.account_leases
     WHERE $3::text IS NULL AND name LIKE 'user:%' AND released_at IS NULL AND acquired_at IS NOT NULL
+      AND renewed_at > now() - $6::interval
 )
 INSERT INTO telegram_gateway.sync_requests (id, lease, account_scope, channel_id, since, requested_by)
 SELECT $1::uuid, name, $2::bigint, $3, $4::timestamptz, $5::text
@@ -98,7 +100,9 @@ async def start_sync(request: Request, response: Response, caller: Admin, order:
         raise Problem(409, "Conflict", f"{OPEN_LIMIT} requests wait already; is a gateway running?")
     await database.execute(_FORGET, KEPT)
     id_ = uuid4()
-    await database.execute(_ADD, id_, order.account_scope, order.channel_id, order.since, caller.name)
+    await database.execute(
+        _ADD, id_, order.account_scope, order.channel_id, order.since, caller.name, SILENCE
+    )
     response.headers["Location"] = f"/api/sync/{id_}"
     response.headers["Cache-Control"] = "no-store"
     return _request(await database.fetch(_PARTS, id_))
