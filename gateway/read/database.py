@@ -3,7 +3,10 @@
 Works through a transaction pooler: every question is one statement, without session state.
 """
 
+import time
 from typing import Any
+
+import msgspec
 
 from gateway.event import Event
 from gateway.read import queries
@@ -22,8 +25,9 @@ from gateway.read.records import (
 )
 from gateway.read.statement import Statement
 
-WALK = 20_000  # messages that a page of what a consumer has published or ignored looks at
-ROUNDS = 20  # looks for a page, when what was found is hidden, deleted or edited away
+WALK = 10_000  # messages that are looked at at once, for what many of them have
+COMMON = 0.01  # of all messages: words that more of them say are found by walking
+LONGEST_LOOK = 1.0  # seconds for a page, while what is found is hidden, deleted or edited away
 REVISIONS = 1000
 _RARE = ("received", "retrying", "failed")
 
@@ -45,14 +49,15 @@ class MessageReader(ProcessingState):
             return Page([], None)
         found: list[tuple[Position, StoredMessage]] = []
         place: Position | None = after
+        started = time.monotonic()
         with answering("PostgreSQL"):
-            for _ in range(ROUNDS):
+            while True:
                 rows, place = await self._look(wanted, place, limit + 1)
                 found += [(_position(row), _stored(row, wanted)) for row in rows if _is_wanted(row, wanted)]
                 if len(found) > limit:
                     place = found[limit - 1][0]
                     break
-                if place is None:
+                if place is None or time.monotonic() - started > LONGEST_LOOK:
                     break
         return Page([message for _, message in found[:limit]], place)
 
@@ -116,7 +121,8 @@ class MessageReader(ProcessingState):
             chats = [ChatRef.parse(key) for key in wanted.chats]
             values |= {"chats": [chat.channel_id for chat in chats], "scopes": [chat.scope for chat in chats]}
         if wanted.search is not None:
-            statement = queries.SEARCH[order]
+            common = await self._share(wanted.search) > COMMON
+            statement = (queries.SEARCH_COMMON if common else queries.SEARCH_RARE)[order]
         elif wanted.status is not None:
             statement = (queries.MESSAGES_NOTED if wanted.status in _RARE else queries.MESSAGES_DONE)[order]
         else:
@@ -124,10 +130,19 @@ class MessageReader(ProcessingState):
         rows = await self._rows(statement, values)
         if len(rows) == limit:
             return rows, _position(rows[-1])
-        if statement is queries.MESSAGES_DONE[order]:
+        if statement in (queries.MESSAGES_DONE[order], queries.SEARCH_COMMON[order]):
             last = await self._row(queries.LAST_WALKED[order], values)
             return rows, _position(last) if last is not None else None
         return rows, None
+
+    async def _share(self, words: str) -> float:
+        """Of all messages, how many are expected to say `words`."""
+        explained = await self._database.fetchval(
+            queries.SEARCH_ESTIMATE.sql, *queries.SEARCH_ESTIMATE.arguments({"words": words})
+        )
+        parts = msgspec.json.decode(explained)[0]["Plan"]["Plans"]
+        rows = {part["CTE Name"]: float(part["Plan Rows"]) for part in parts if "CTE Name" in part}
+        return rows["said"] / max(1.0, rows["every"])
 
     async def _rows(self, statement: Statement, values: dict[str, Any]) -> list[Any]:
         return await self._database.fetch(statement.sql, *statement.arguments(values))

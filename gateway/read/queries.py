@@ -46,6 +46,20 @@ _PARTS = {
         WHERE {in_range} AND {visible}
         {in_order}
     """,
+    "found": """
+        {content},
+            ts_headline(
+                'pg_catalog.portuguese',
+                -- What the parser would take for markup or compounds, and our marks, each for a space.
+                translate(
+                    telegram_gateway.fold_accents(coalesce(m.text, m.caption)), E'<>-\\x02\\x03', '     '
+                ),
+                {query},
+                E'HighlightAll=true, StartSel=\\x02, StopSel=\\x03'
+            ) AS headline,
+            {document} @@ {query} AND ($status::text IS NULL OR coalesce(p.status = $status, false)) AS wanted
+        {of_keys} {sorted}
+    """,
     "document": "telegram_gateway.search_document(m.text, m.caption)",
     "query": "telegram_gateway.search_query($words)",
     "named": "($scope::bigint, $chat::text, $message::bigint)",
@@ -125,33 +139,49 @@ FROM ({walked} OFFSET $walk::integer - 1 LIMIT 1) k
     _PARTS,
 )
 
-# A message counts with what it says now: found by what it first said or by any of its edits, then looked at.
-SEARCH = ordered(
+# What PostgreSQL expects of a search: of all messages, and of those with the words.
+SEARCH_ESTIMATE = Statement(
     """
-WITH hit AS MATERIALIZED (
-    (SELECT {key} FROM telegram_gateway.messages m
-     WHERE {document} @@ {query}
-       AND {in_range} AND {visible} AND {from_source}
-     {first})
-    UNION
-    (SELECT {key} FROM telegram_gateway.message_revisions m
-     WHERE m.kind = 'message.edited' AND m.telegram_date IS NOT NULL
-       AND {document} @@ {query}
-       AND {in_range} AND {visible}
-     {first})
+EXPLAIN (FORMAT JSON)
+WITH every AS MATERIALIZED (SELECT FROM telegram_gateway.messages),
+said AS MATERIALIZED (SELECT FROM telegram_gateway.messages m WHERE {document} @@ {query})
+SELECT FROM every UNION ALL SELECT FROM said
+""",
+    _PARTS,
+)
+# A message counts with what it says now. Rare words: all that ever said them, by index, then looked at.
+SEARCH_RARE = ordered(
+    """
+WITH said AS MATERIALIZED (
+    SELECT {key} FROM telegram_gateway.messages m
+    WHERE {document} @@ {query} AND {in_range} AND {visible} AND {from_source}
 ),
-k AS MATERIALIZED (SELECT * FROM hit {first})
-{content},
-    ts_headline(
-        'pg_catalog.portuguese',
-        -- What the parser would take for markup or compounds, and our marks, each for a space.
-        translate(telegram_gateway.fold_accents(coalesce(m.text, m.caption)), E'<>-\\x02\\x03', '     '),
-        {query},
-        E'HighlightAll=true, StartSel=\\x02, StopSel=\\x03'
-    ) AS headline,
-    {document} @@ {query}
-        AND ($status::text IS NULL OR coalesce(p.status = $status, false)) AS wanted
-{of_keys} {sorted}
+edited AS MATERIALIZED (
+    SELECT {key} FROM telegram_gateway.message_revisions m
+    WHERE m.kind = 'message.edited' AND m.telegram_date IS NOT NULL AND {document} @@ {query}
+      AND {in_range} AND {visible}
+),
+k AS MATERIALIZED (SELECT * FROM said UNION SELECT * FROM edited {first})
+{found}
+""",
+    _PARTS,
+)
+# Common words: those of the next messages that say them now.
+SEARCH_COMMON = ordered(
+    """
+WITH k AS MATERIALIZED (
+    SELECT {key}
+    FROM ({walked} LIMIT $walk::integer) m
+    CROSS JOIN LATERAL (
+        SELECT n.text, n.caption FROM telegram_gateway.messages_newest n
+        WHERE (n.account_scope, n.channel_id, n.message_id, n.telegram_date)
+            = (m.account_scope, m.channel_id, m.message_id, m.telegram_date)
+        LIMIT 1
+    ) n
+    WHERE telegram_gateway.search_document(n.text, n.caption) @@ {query} AND {from_source}
+    {first}
+)
+{found}
 """,
     _PARTS,
 )

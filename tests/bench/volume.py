@@ -9,6 +9,7 @@ TICKERS = (
     *("PETR4", "VALE3", "ITUB4", "BBDC4", "BBAS3", "ABEV3", "WEGE3", "MGLU3"),
     *("WINFUT", "WDOFUT", "B3SA3", "SUZB3", "GGBR4", "RENT3", "PRIO3", "ELET3"),
 )
+_ADVANCE = "SELECT telegram_gateway.advance_mark($1, 0, '', NULL, 2000)"
 
 # Dates go from DAYS ago until now, as do the ids of each chat; a few chats have most of the messages.
 _MESSAGES = """
@@ -67,9 +68,15 @@ async def fill(connection: Any, rows: int, *, chats: int = CHATS) -> None:
 
 
 async def process(connection: Any, consumer: str, *, leave: int = 100) -> None:
-    """Has `consumer` process all but the last `leave` messages stored, and a few that it passes over."""
+    """Has `consumer` process all but the last `leave` messages stored, and a few that it passes over.
+
+    Its mark comes along, as if it had always asked for what it has to do.
+    """
     await connection.execute("SET statement_timeout = 0")
     last = await connection.fetchval("SELECT max(arrival) FROM telegram_gateway.message_arrivals")
     for start in range(0, last - leave, STEP):
         await connection.execute(_PROCESSED, consumer, start, min(last - leave, start + STEP))
     await connection.execute("VACUUM ANALYZE telegram_gateway.message_processing")
+    for _ in range(2):  # once to see the newest arrival, once to find it settled
+        while await connection.fetchval(_ADVANCE, consumer):
+            pass

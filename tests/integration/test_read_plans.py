@@ -27,6 +27,8 @@ class Explained:
         self.plans: list[Any] = []
 
     async def _explain(self, query: str, arguments: tuple[Any, ...]) -> None:
+        if query.lstrip().startswith("EXPLAIN"):
+            return
         plan = await self.connection.fetchval(f"EXPLAIN (FORMAT JSON) {query}", *arguments)
         self.plans.append(msgspec.json.decode(plan)[0]["Plan"])
 
