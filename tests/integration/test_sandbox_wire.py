@@ -23,6 +23,7 @@ from tests.integration.wire_backend import TinyBackend, telethon_client
 
 RESOLVE = functions.contacts.ResolveUsernameRequest
 STATUS = functions.account.UpdateStatusRequest(offline=False)
+PATIENCE_SECONDS = 90.0  # 3 000 pushes are 3 000 acknowledgements of Telethon, on a machine that may be busy
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ class Updates:
         self._arrived.set()
 
     async def until(self, count: int) -> list[int]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while len(self.numbers) < count:
                 self._arrived.clear()
                 await self._arrived.wait()
