@@ -1,6 +1,7 @@
 """What every consumer is: connections, one handler, a way to stop, and one or more sources of events."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -34,7 +35,7 @@ class Source(Protocol):
         ...
 
 
-class Consumer:
+class Consumer(ABC):
     """`async with` it, then `run` it once with a handler; `stop` or a cancellation ends it.
 
     Whatever is being handled then may finish, for `stop_limit`; the rest comes again.
@@ -105,8 +106,9 @@ class Consumer:
             return HintState(hints)
         return NoState()
 
+    @abstractmethod
     def _sources(self, effects: Effects) -> Sequence[Source]:
-        raise NotImplementedError
+        """Where the events come from."""
 
     def _queue_source(self, effects: Effects, **options: Any) -> QueueSource:
         if self._broker is None or self._dead_letters is None:
