@@ -123,8 +123,8 @@ class Stream:
         return [await self.next() for _ in range(count)]
 
     async def nothing(self, seconds: float = 0.5) -> None:
-        with pytest.raises(TimeoutError):
-            await self.next(seconds)
+        with contextlib.suppress(TimeoutError):
+            pytest.fail(f"one more came: {await self.next(seconds)}")
 
 
 @asynccontextmanager
@@ -205,22 +205,8 @@ async def test_the_database_tells_the_same_as_rabbitmq_to_the_byte(
     await source.store(*events)
     async with listening(second_api, begin) as stream:
         stored = await stream.take(4)
-    assert [(each.kind, each.data) for each in stored] == [(each.kind, each.data) for each in live]
-
-
-@pytest.mark.xfail(strict=False, reason="known flaw: on a busy machine a fifth event was seen to come")
-async def test_what_came_from_the_database_does_not_come_again_in_another_process(
-    api: Api, second_api: Api, source: Source
-) -> None:
-    async with listening(api) as stream:
-        begin = (await opened(stream)).last_id
-        events = source.make(4)
-        await source.publish(*events)
-        await stream.take(4)
-    await source.store(*events)
-    async with listening(second_api, begin) as stream:
-        assert [each.event_id for each in await stream.take(4)] == [event.id for event in events]
         await stream.nothing()
+    assert [(each.kind, each.data) for each in stored] == [(each.kind, each.data) for each in live]
 
 
 async def test_filters_and_the_tokens_chats_hold(api: Api, source: Source) -> None:

@@ -7,7 +7,11 @@ import sys
 
 from gateway.consumer import ConsumerSettings, Event, HybridConsumer, Poller, QueueConsumer, Transaction
 
-KINDS = {"queue": QueueConsumer, "poller": Poller, "hybrid": HybridConsumer}
+KINDS: dict[str, type[QueueConsumer | Poller | HybridConsumer]] = {
+    "queue": QueueConsumer,
+    "poller": Poller,
+    "hybrid": HybridConsumer,
+}
 
 
 async def main(kind: str, name: str, deadly: int) -> None:
