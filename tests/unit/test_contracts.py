@@ -39,7 +39,7 @@ PUBLISHED = Path(__file__).parents[1] / "data" / "contracts" / f"event-v{SCHEMA_
 _formats = FormatChecker(formats=())
 
 
-@_formats.checks("date-time", raises=ValueError)  # type: ignore[untyped-decorator]
+@_formats.checks("date-time", raises=ValueError)
 def _is_moment(value: object) -> bool:
     return not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is not None
 
