@@ -184,10 +184,14 @@ class Requires(SecurityBase):
         self.scheme_name = BEARER
 
     async def __call__(self, request: Request) -> Caller:
-        resources: Resources = request.app.state.resources
-        address = request.client.host if request.client else ""
-        caller = await resources.authenticator.authenticate(presented(request), address)
-        await resources.rate_limiter.count(request, caller.token_id)
+        known = request.scope["state"]
+        caller: Caller | None = known.get("caller")
+        if caller is None:
+            resources: Resources = request.app.state.resources
+            address = request.client.host if request.client else ""
+            caller = await resources.authenticator.authenticate(presented(request), address)
+            await resources.rate_limiter.count(request, caller.token_id)
+            known["caller"] = caller
         if self.scope not in caller.scopes:
             raise Problem(
                 403,

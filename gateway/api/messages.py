@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from gateway.api.auth import Admin, Caller, Reader
 from gateway.api.caching import LONGEST_SECONDS, answer
+from gateway.api.hot_answers import HotRoute
 from gateway.api.message_desk import HIDDEN_MARK, desk_of
 from gateway.api.message_model import (
     MessageDetails,
@@ -35,7 +36,7 @@ from gateway.read.cursor import InvalidCursor, decode_position, encode_position
 from gateway.read.records import Position, position_of
 
 log = structlog.get_logger()
-router = APIRouter(prefix="/api/messages", tags=["messages"])
+router = APIRouter(prefix="/api/messages", tags=["messages"], route_class=HotRoute)
 
 FIRST_PAGE_SECONDS = 2  # how old a cached first page may be: new messages belong there
 NO_SUCH_MESSAGE = "There is no such message."
@@ -251,4 +252,5 @@ def _answer(request: Request, body: bytes, source: str) -> Response:
 
 async def _renew(request: Request) -> None:
     resources: Resources = request.app.state.resources
+    resources.hot_answers.clear()
     await resources.cache.changed(HIDDEN_MARK)

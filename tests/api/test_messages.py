@@ -72,6 +72,7 @@ async def test_redis_and_the_database_give_the_same_document(api: Api, rig: Read
     _, hot = await listed(client, channelId=CHANNEL, limit=5)
     one = await client.get(f"/api/messages/{CHANNEL}/8")
     await rig.redis.flushdb()
+    await answered_by("database", client, channelId=CHANNEL, limit=5)  # which takes a moment: see hot_answers
     _, cold = await listed(client, channelId=CHANNEL, limit=5)
     assert (hot.headers["x-source"], cold.headers["x-source"]) == ("redis", "database")
     assert hot.json()["items"] == cold.json()["items"]
@@ -244,6 +245,23 @@ async def test_another_process_of_the_api_hides_it_within_seconds(
         async with asyncio.timeout(10):
             while (await reader.get(path)).status_code != 404:
                 await asyncio.sleep(0.1)
+
+
+async def test_one_question_of_many_at_once_is_answered_alike_to_all_who_may_ask_it(
+    api: Api, rig: ReadRig
+) -> None:
+    events = minutes(30)
+    await rig.store(*events)
+    await rig.cache(*events)
+    plain, packed = {"Accept-Encoding": "identity"}, {"Accept-Encoding": "gzip"}
+    reader, stranger = api.client(), api.client(chats=[OTHER])
+    path = f"/api/messages?channelId={CHANNEL}&limit=20"
+    answers = [await reader.get(path, headers=headers) for headers in (packed, plain, packed, plain)]
+    assert len({(answer.headers["etag"], answer.content) for answer in answers}) == 1
+    assert [answer.headers.get("content-encoding") for answer in answers] == ["gzip", None] * 2
+    assert (await reader.get(path, headers={"If-None-Match": answers[0].headers["etag"]})).status_code == 304
+    assert (await stranger.get(path)).json()["items"] == []
+    assert (await api.client_with(None).get(path)).status_code == 401
 
 
 async def test_a_token_of_some_chats_sees_no_other(api: Api, rig: ReadRig) -> None:

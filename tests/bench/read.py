@@ -17,13 +17,15 @@ MOST_P95_MS = {reading.HOT_PAGE: 3.0, reading.POLL_REDIS: 3.0, reading.MARK_ONE:
 MOST_TIMES = {reading.HOT_PAGE: 3.0, reading.POLL_REDIS: 3.0, reading.DEDUP_REDIS: 1.5}
 LEAST_OF_BARE = 50.0  # %
 _UNDER_LOAD = (
+    reading.SAME_ONE,
+    reading.SAME_PAGE,
     reading.HOT_ONE,
     reading.HOT_PAGE,
     reading.HOT_MESSAGE,
     reading.CACHED_PAGE,
     reading.COLD_PAGE,
 )
-_WITH_TARGET = (reading.HOT_ONE, reading.HOT_PAGE)
+_WITH_TARGET = (reading.SAME_ONE, reading.SAME_PAGE, reading.HOT_ONE, reading.HOT_PAGE)
 
 
 async def run_read(report: Report, options: Options, stores: Stores, directory: Path) -> None:

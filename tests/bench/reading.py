@@ -2,7 +2,8 @@
 those of the consumer library take inside a consumer's.
 
 A message is hot while Redis holds it, cold when the database must be asked; a cached answer is the API's own
-from a moment ago.
+from a moment ago. Hot requests differ from each other, since the process keeps a hot answer for the next one
+who asks the same; only those named so are all the same.
 """
 
 import time
@@ -39,6 +40,8 @@ ORDER BY telegram_date DESC LIMIT 100
 HOT_PAGE = "GET /api/messages, 100 of a chat, hot (Redis)"
 HOT_ONE = "GET /api/messages, 1 of a chat, hot (Redis)"
 HOT_MESSAGE = "GET one message, hot (Redis)"
+SAME_PAGE = "GET /api/messages, 100 of a chat, hot (Redis), the same question"
+SAME_ONE = "GET /api/messages, 1 of a chat, hot (Redis), the same question"
 CACHED_PAGE = "GET /api/messages, 100, cached (its answer in Redis)"
 COLD_PAGE = "GET /api/messages, 100 of a chat, cold (database)"
 COLD_PAGE_OF_ALL = "GET /api/messages, 100 of all chats, cold (database)"
@@ -100,12 +103,14 @@ class Calls:
         rows = (api.get("/bare/page", BARE), "SELECT of 100 rows")
         mark = (api.post("/bare/insert/1", None, BARE), "INSERT of one row")
         marks = (api.post(f"/bare/insert/{PAGE}", None, BARE), "INSERT of 100 rows")
+        hot_pages = [f"/api/messages?channelId={chat}&limit={PAGE}" for chat in chats]
+        hot_ones = [f"/api/messages?channelId={chat}&limit=1" for chat in chats]
         return {
-            HOT_PAGE: Call(
-                self._same(f"/api/messages?channelId={chat}&limit={PAGE}" for chat in chats), *hundred
-            ),
-            HOT_ONE: Call(self._same(f"/api/messages?channelId={chat}&limit=1" for chat in chats), *one),
-            HOT_MESSAGE: Call(self._same(hot), *one),
+            HOT_PAGE: Call(self._different(hot_pages), *hundred),
+            HOT_ONE: Call(self._different(hot_ones), *one),
+            HOT_MESSAGE: Call(self._different([f"{path}?revisions=false" for path in hot]), *one),
+            SAME_PAGE: Call(self._same(hot_pages), *hundred),
+            SAME_ONE: Call(self._same(hot_ones), *one),
             CACHED_PAGE: Call(self._same([f"{page}&cursor={found['nextCursor']}"]), *one),
             COLD_PAGE: Call(self._fresh_of("limit=100", [f"&channelId={chat}" for chat in chats]), *rows),
             COLD_PAGE_OF_ALL: Call(self._fresh_of("limit=100"), *rows),
@@ -132,6 +137,18 @@ class Calls:
     def _same(self, paths: Iterable[str]) -> Callable[[int], list[str]]:
         requests = [self._api.get(path, OURS) for path in paths]
         return lambda number: requests
+
+    def _different(self, paths: Sequence[str]) -> Callable[[int], list[str]]:
+        """The same questions, each with a parameter that nobody reads."""
+
+        def requests(number: int) -> list[str]:
+            self._fresh += number
+            return [
+                self._api.get(f"{paths[each % len(paths)]}&_={self._fresh - each}", OURS)
+                for each in range(number)
+            ]
+
+        return requests
 
     def _fresh_of(self, query: str, chats: Sequence[str] = ("",)) -> Callable[[int], list[str]]:
         def requests(number: int) -> list[str]:
