@@ -25,6 +25,7 @@ _COMMANDS = {
     "api": ("api", "Serve the REST API."),
     "token": ("token", "Create, list and revoke the API's tokens."),
     "tp-capital": ("tp_capital", "Run TP Capital's worker, which stores trading signals."),
+    "pgbouncer-exporter": ("pgbouncer_exporter", "Export the pooler's state to Prometheus."),
     "tail": ("tail", "Print messages as they arrive."),
     "doctor": ("doctor", "Check configuration, files, servers, versions and clocks."),
     "sandbox": ("sandbox", "Run the loopback Telegram."),
