@@ -170,6 +170,7 @@ class Authenticator:
 
     def _refused(self, address: str, reason: str, detail: str, code: str | None = "invalid_token") -> Problem:
         metrics.AUTHENTICATION_FAILED.labels(reason).inc()
+        log.warning("token_refused", address=address, reason=reason)
         self._failures.count(address)
         challenge = f'{_CHALLENGE}, error="{code}"' if code else _CHALLENGE
         return Problem(401, "Unauthorized", detail, headers={"WWW-Authenticate": challenge})
