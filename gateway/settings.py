@@ -86,6 +86,7 @@ class Settings(BaseSettings):
     accounts: CommaList = ("main",)
     session_dir: Path = Path("/opt/telegram-gateway/.session")
     state_dir: Path = Path("/var/lib/telegram-gateway")
+    runtime_dir: Path = Path("/run/telegram-gateway")  # how the daemon ended, for the API to show
     session_backup_dir: Path | None = None  # session_backups says where that is
     session_key: SecretStr | None = None
 

@@ -6,8 +6,10 @@ import click
 import structlog
 import uvloop
 
+from gateway.api import metrics
 from gateway.api.server import serve
 from gateway.errors import EXIT_CRASHED, GatewayError, NeedsOperator
+from gateway.last_exit import LastExits
 from gateway.logs import configure_logging
 from gateway.settings import Settings, load_settings
 from gateway.systemd import Notifier
@@ -22,6 +24,7 @@ def command() -> int:
     settings = load_settings()
     configure_logging(settings.log_level)
     notifier = Notifier.from_environment()
+    metrics.REGISTRY.register(LastExits(settings.runtime_dir))
     try:
         uvloop.run(_serve(settings, notifier))
     except NeedsOperator as error:

@@ -8,7 +8,8 @@ import structlog
 import uvloop
 
 from gateway.daemon import Daemon
-from gateway.errors import EXIT_CRASHED, GatewayError, NeedsOperator
+from gateway.errors import EXIT_CLEAN, EXIT_CRASHED, GatewayError, NeedsOperator
+from gateway.last_exit import ExitRecord
 from gateway.logs import configure_logging
 from gateway.settings import Settings, load_settings
 from gateway.systemd import Notifier
@@ -24,21 +25,27 @@ def command() -> int:
     settings = load_settings()
     configure_logging(settings.log_level)
     notifier = Notifier.from_environment()
+    record = ExitRecord(settings.runtime_dir, settings.accounts)
+    record.clear()
     try:
         uvloop.run(_run(settings, notifier))
     except NeedsOperator as error:
         log.critical("cannot_run", reason=str(error), exit_code=error.exit_code)
         notifier.status(str(error))
+        record.leave(error.exit_code, error)
         return error.exit_code
     except GatewayError as error:
         log.critical("crashed", reason=str(error), exit_code=error.exit_code)
+        record.leave(error.exit_code, error)
         return error.exit_code
-    except Exception:  # the process boundary: whatever it was is logged whole, and systemd restarts
+    except Exception as error:  # the process boundary: whatever it was is logged whole, and systemd restarts
         log.critical("crashed", exc_info=True, exit_code=EXIT_CRASHED)
+        record.leave(EXIT_CRASHED, error)
         return EXIT_CRASHED
     finally:
         notifier.close()
-    return 0
+    record.leave(EXIT_CLEAN)
+    return EXIT_CLEAN
 
 
 async def _run(settings: Settings, notifier: Notifier) -> None:
