@@ -37,7 +37,7 @@ def test_a_daemon_that_runs_again_is_not_shown(tmp_path: Path) -> None:
     record = ExitRecord(tmp_path, ("main",))
     record.leave(EXIT_NEEDS_OPERATOR, SessionDead("dead"))
     record.clear()
-    assert list(shown(tmp_path).collect())[0].samples == []
+    assert next(iter(shown(tmp_path).collect())).samples == []
 
 
 def test_without_the_directory_nothing_is_left_and_nothing_fails(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_without_the_directory_nothing_is_left_and_nothing_fails(tmp_path: Path)
     record.clear()
     record.leave(1)
     assert not absent.exists()
-    assert list(shown(absent).collect())[0].samples == []
+    assert next(iter(shown(absent).collect())).samples == []
 
 
 def test_a_file_that_is_not_ours_does_not_hide_the_others(tmp_path: Path) -> None:
