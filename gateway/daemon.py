@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from gateway import __version__, metrics
+from gateway.backup.stamp import export_stamp
 from gateway.channel_control import ChannelControl
 from gateway.channel_switches import ChannelSwitches
 from gateway.control import serve_control
@@ -121,6 +122,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         metrics.BUILD_INFO.labels(__version__).set(1)
+        export_stamp(self._settings.state_dir)
         try:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self._journal)

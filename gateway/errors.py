@@ -5,11 +5,14 @@
     │   ├── ConfigurationError    a setting is missing, malformed or contradicts another
     │   ├── SessionError          the session file is absent, readable by others, damaged or in use
     │   │   └── SessionDead       Telegram refuses the session for good
+    │   ├── BackupUnusable        a backup is damaged, incomplete or not for this program
+    │   ├── RestoreRefused        a restore would overwrite something, or something is in use
     │   ├── LoginFailed           Telegram did not accept a code, password or token
     │   └── SchemaError           the database schema is not one this version can write to
     ├── JournalError              exit 1: the disk failed under the journal; restart re-reads from Telegram
     │   ├── JournalFull           the journal is at its byte limit (intake pauses, nothing is dropped)
     │   └── JournalUnusable       exit 78: damaged, of another version, in use, or not ours to write
+    ├── BackupFailed              a backup could not be made or put back now; half a one never counts
     ├── GatewayNotRunning         a command needs the daemon, and none runs with this state directory
     ├── LeaseLost                 another host runs the account; it is disconnected until it may run here
     ├── DeadLettersBusy           somebody else is at the dead letters; one at a time
@@ -60,6 +63,18 @@ class LoginFailed(NeedsOperator):
 
 class SchemaError(NeedsOperator):
     """The database schema is absent or not one that this version can write to."""
+
+
+class BackupUnusable(NeedsOperator):
+    """A backup is damaged, incomplete, or not one that this program can use."""
+
+
+class RestoreRefused(NeedsOperator):
+    """What a restore would replace is in use, or holds something and may not be replaced unasked."""
+
+
+class BackupFailed(GatewayError):
+    """A backup could not be made, proved or put back now; what was half done does not count."""
 
 
 class JournalError(GatewayError):

@@ -136,6 +136,13 @@ MEDIA_OLDEST_QUEUED = _gauge(
 )
 MEDIA_PAUSED = _gauge("media_paused", "1 while downloads wait because their directory cannot be written.")
 
+# Backup; an alert needs a 0 to look at until there is one
+BACKUP_LAST_SUCCESS = _gauge(
+    "backup_last_success_timestamp_seconds",
+    "When the newest backup that was restored on trial was finished; 0 before the first.",
+)
+BACKUP_SIZE = _gauge("backup_size_bytes", "Size of the newest good backup; 0 before the first.")
+
 # Process
 EVENT_LOOP_LAG_SECONDS = _histogram(
     "event_loop_lag_seconds",

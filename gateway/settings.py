@@ -115,6 +115,11 @@ class Settings(BaseSettings):
     journal_max_bytes: ByteSize = 20 << 30
     drain_limit: Duration = timedelta(seconds=10)
 
+    backup_dir: Path = Path("/var/backups/telegram-gateway")
+    backup_retention: Duration = timedelta(days=30)
+    backup_db_user: str | None = None  # who makes and restores the database's backups; unset: as the DSN says
+    backup_db_password: SecretStr | None = None
+
     media_dir: Path | None = None
     media_max_bytes: ByteSize = 50 << 20
     media_min_free: ByteSize = 1 << 30

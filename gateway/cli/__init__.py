@@ -21,6 +21,7 @@ _COMMANDS = {
     "dlq": ("dlq", "List, show, requeue and drop messages that consumers gave up on."),
     "media": ("media", "List the files of messages that could not be fetched, and retry them."),
     "lease": ("lease", "Show which host runs which account, and move accounts."),
+    "backup": ("backup", "Create, list, verify and restore backups of sessions, database and journal."),
     "db": ("db", "Migrate the database schema, roll it back, show its state."),
     "api": ("api", "Serve the REST API."),
     "token": ("token", "Create, list and revoke the API's tokens."),
