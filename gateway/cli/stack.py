@@ -15,8 +15,8 @@ import click
 from gateway.errors import ConfigurationError
 from gateway.localstack import LocalStack
 from gateway.localstack.record import Record, environment_file, write_environment
-from gateway.localstack.secrets import write_secrets
 from gateway.localstack.stack import CONFIG_DIR
+from gateway.server_secrets import write_secrets
 
 
 def _default_directory() -> Path:

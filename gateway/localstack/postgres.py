@@ -9,8 +9,8 @@ import asyncpg
 
 from gateway.localstack.packages import program, timescaledb_installed
 from gateway.localstack.process import Server, run_once
-from gateway.localstack.secrets import write_private
 from gateway.localstack.site import Site
+from gateway.server_secrets import write_private
 
 DATABASE = "telegram_gateway"
 ROLE = "telegram"

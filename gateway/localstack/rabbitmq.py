@@ -11,8 +11,8 @@ from aio_pika.exceptions import AMQPError
 
 from gateway.localstack.packages import program
 from gateway.localstack.process import Server, run_once
-from gateway.localstack.secrets import write_private
 from gateway.localstack.site import Site
+from gateway.server_secrets import write_private
 
 VHOST = "telegram"
 USER = "telegram"

@@ -10,8 +10,8 @@ import msgspec
 
 from gateway.errors import ConfigurationError
 from gateway.localstack.process import ServerFailed, exited, signal_quietly
-from gateway.localstack.secrets import write_private
 from gateway.localstack.stack import LocalStack
+from gateway.server_secrets import write_private
 
 STOP_LIMIT = 60.0  # seconds
 _FILE = "stack.json"

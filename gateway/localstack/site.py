@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from gateway.errors import ConfigurationError
-from gateway.localstack.secrets import Passwords
+from gateway.server_secrets import Passwords
 
 # Below the kernel's range for outgoing connections, so that nobody is given a stopped server's port.
 _PORTS = range(20_000, 32_000)

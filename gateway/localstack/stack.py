@@ -15,8 +15,8 @@ from gateway.localstack.postgres import PgBouncer, Postgres
 from gateway.localstack.process import Server
 from gateway.localstack.rabbitmq import RabbitMQ, RabbitMQCluster
 from gateway.localstack.redis import MASTER_NAME, RedisServer, Sentinel
-from gateway.localstack.secrets import write_secrets
 from gateway.localstack.site import Identity, Site
+from gateway.server_secrets import write_secrets
 from gateway.tasks import root_cause
 
 ALL = ("postgres", "pgbouncer", "redis", "redis_replica", "sentinels", "rabbitmq")

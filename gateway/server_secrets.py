@@ -23,11 +23,11 @@ class Passwords:
     rabbitmq: str
 
     @classmethod
-    def load_or_generate(cls, directory: Path) -> Self:
+    def load_or_generate(cls, directory: Path, prefix: str = "telegram_") -> Self:
         """Reads the files `telegram_…_password`, which double as systemd credentials; makes missing ones."""
         values = {}
         for name in ("db", "redis", "redis_sentinel", "rabbitmq"):
-            file = directory / f"telegram_{name}_password"
+            file = directory / f"{prefix}{name}_password"
             try:
                 values[name] = file.read_text().strip()
             except FileNotFoundError:
@@ -54,22 +54,28 @@ def rabbitmq_password_hash(password: str, salt: bytes | None = None) -> str:
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
 
-def write_secrets(directory: Path, config_dir: Path) -> Passwords:
-    """Fills `directory` with what the shipped configuration reads; existing passwords stay as they are.
+def server_files(passwords: Passwords, config_dir: Path, salt: bytes | None = None) -> dict[str, str]:
+    """The files that hold a password in a server's own form, by name.
 
-    Password files for the gateway, `userlist.txt` for PgBouncer, `redis-passwords.conf` and
-    `sentinel-passwords.conf` for `--include`, `definitions.json` for RabbitMQ.
+    `userlist.txt` for PgBouncer, `redis-passwords.conf` and `sentinel-passwords.conf` for `--include`,
+    `definitions.json` for RabbitMQ.
     """
-    passwords = Passwords.load_or_generate(directory)
     template = (config_dir / "rabbitmq" / "definitions.json").read_text()
-    files = {
+    return {
         "userlist.txt": f'"telegram" "{passwords.db}"\n',
         "redis-passwords.conf": f"requirepass {passwords.redis}\nmasterauth {passwords.redis}\n",
         "sentinel-passwords.conf": (
             f"requirepass {passwords.redis_sentinel}\nsentinel auth-pass telegram {passwords.redis}\n"
         ),
-        "definitions.json": template.replace(_HASH_PLACEHOLDER, rabbitmq_password_hash(passwords.rabbitmq)),
+        "definitions.json": template.replace(
+            _HASH_PLACEHOLDER, rabbitmq_password_hash(passwords.rabbitmq, salt)
+        ),
     }
-    for name, text in files.items():
+
+
+def write_secrets(directory: Path, config_dir: Path) -> Passwords:
+    """Fills `directory` with what the shipped configuration reads; existing passwords stay as they are."""
+    passwords = Passwords.load_or_generate(directory)
+    for name, text in server_files(passwords, config_dir).items():
         write_private(directory / name, text)
     return passwords
