@@ -93,6 +93,9 @@ class Ledger:
         self._dirty: set[_Chat] = set()
         # Whether gaps were opened or closed since the caller last set it to False.
         self.changed = True
+        # What the transaction under way does to gaps, for the log once it is durable.
+        self.opened: list[dict[str, Any]] = []
+        self.closed: list[dict[str, Any]] = []
         self.load()
 
     def load(self) -> None:
@@ -261,7 +264,8 @@ class Ledger:
     def _open(self, chat: _Chat, first: int, last: int, source: str, *, reread: bool) -> None:
         if first > last:
             return
-        self._insert(chat, first, last, source, reread, microseconds(utc_now()))
+        gap = self._insert(chat, first, last, source, reread, microseconds(utc_now()))
+        self.opened.append(_named(chat, gap) | {"source": source, "first": first, "last": last})
         metrics.GAPS_OPENED.labels(chat.account, source).inc()
         self.changed = True
 
@@ -293,6 +297,8 @@ class Ledger:
                 self._resize(gap, gap.first, start - 1)
             else:
                 self._remove(chat, gap)
+                seconds = (microseconds(utc_now()) - gap.opened_at) // 1_000_000
+                self.closed.append(_named(chat, gap) | {"state": state, "why": why, "seconds_open": seconds})
             self.changed = True
 
     def _note_closed(
@@ -315,11 +321,12 @@ class Ledger:
             self.load()
             self.changed = True
 
-    def _insert(self, chat: _Chat, first: int, last: int, source: str, reread: bool, opened_at: int) -> None:
+    def _insert(self, chat: _Chat, first: int, last: int, source: str, reread: bool, opened_at: int) -> _Gap:
         row = (first, last, source, reread, opened_at)
         gap = _Gap(self._execute(_OPEN, (chat.account, chat.id, *row)).get, *row)
         self._open_gaps[chat.account] = self._open_gaps.get(chat.account, 0) + 1
         chat.gaps.insert(bisect_left(chat.gaps, gap.first, key=attrgetter("first")), gap)
+        return gap
 
     def _resize(self, gap: _Gap, first: int, last: int) -> None:
         gap.first, gap.last = first, last
@@ -329,6 +336,10 @@ class Ledger:
         chat.gaps.remove(gap)
         self._open_gaps[chat.account] -= 1
         self._execute(_DELETE, (gap.id,))
+
+
+def _named(chat: _Chat, gap: _Gap) -> dict[str, Any]:
+    return {"account": chat.account, "chat": chat.id, "gap": gap.id, "reread": gap.reread}
 
 
 def _runs(ids: Sequence[int]) -> list[tuple[int, int]]:

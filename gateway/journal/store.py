@@ -140,6 +140,8 @@ class Store:
         if self.connection.in_transaction:
             self._execute("ROLLBACK")
         self.first_seq, self.last_seq = read_bounds(self.connection)
+        self.ledger.opened.clear()
+        self.ledger.closed.clear()
         self.ledger.load()
 
     def is_disk_full(self, error: apsw.Error) -> bool:

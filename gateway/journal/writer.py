@@ -17,6 +17,7 @@ import structlog
 
 from gateway import metrics
 from gateway.errors import JournalError
+from gateway.journal.ledger import Ledger
 from gateway.journal.prune import prune_chunk
 from gateway.journal.records import Batch, Record
 from gateway.journal.schema import io_failure
@@ -27,6 +28,7 @@ log = structlog.get_logger()
 GROUP_EVENTS = 512  # one transaction takes no further batch beyond this many events
 RETRY_SECONDS = 0.5  # between looks for room while the journal or the disk is full
 EARLY_PRUNE_NOTICE_SECONDS = 3600.0
+SLOW_COMMIT_SECONDS = 0.5  # a disk that takes so long is worth a line in the log
 CHECKPOINT_PAGES = 1000  # moved into the database when nothing else is to do
 CHECKPOINT_PAGES_BUSY = 4000  # moved although appends wait
 CHECKPOINT_PAGES_TRUNCATE = 16000  # a reader has kept the WAL from starting over: wait for it
@@ -188,6 +190,7 @@ class Writer:
         ledger = self._store.ledger
         if ledger.changed:
             ledger.changed = False
+            _log_gaps(ledger)
             commit.open_gaps = ledger.open_gaps()
             for account, gaps in commit.open_gaps.items():
                 metrics.OPEN_GAPS.labels(account).set(gaps)
@@ -218,7 +221,11 @@ class Writer:
             self._write(group, commit)
         for _ in group:
             self._appends.popleft()
-        metrics.JOURNAL_COMMIT_SECONDS.observe(time.perf_counter() - group[0].queued_at)
+        seconds = time.perf_counter() - group[0].queued_at
+        metrics.JOURNAL_COMMIT_SECONDS.observe(seconds)
+        log.debug("journal_committed", events=len(commit.records), seconds=round(seconds, 6))
+        if seconds >= SLOW_COMMIT_SECONDS:
+            log.warning("journal_commit_slow", events=len(commit.records), seconds=round(seconds, 3))
         if events > len(commit.records):
             metrics.EVENTS_DEDUPLICATED.inc(events - len(commit.records))
         for kind, count in Counter(record.event.kind for record in commit.records).items():
@@ -326,6 +333,15 @@ class Writer:
                 apsw.SQLITE_CHECKPOINT_TRUNCATE if overdue else apsw.SQLITE_CHECKPOINT_PASSIVE
             )
             self._checkpoint_at = pages + CHECKPOINT_PAGES
+
+
+def _log_gaps(ledger: Ledger) -> None:
+    for gap in ledger.opened:
+        log.info("gap_opened", **gap)
+    for gap in ledger.closed:
+        log.info("gap_closed", **gap)
+    ledger.opened.clear()
+    ledger.closed.clear()
 
 
 def _record(seq: int, row: Row) -> Record:
