@@ -60,12 +60,13 @@ def _install(root: Path) -> None:
     command.chmod(0o755)
 
     units = root / "etc/systemd/system"
-    for shipped in UNITS.glob("*.service"):
-        unit = shipped.name
-        shutil.copy(UNITS / unit, units)
-        drop_in = units / f"{unit}.d"
-        drop_in.mkdir()
-        (drop_in / "fast.conf").write_text(_FAST)
+    for shipped in UNITS.iterdir():
+        if shipped.suffix in {".service", ".timer"}:
+            shutil.copy(shipped, units)
+        if shipped.suffix == ".service" and "Type=notify" in shipped.read_text():
+            drop_in = units / f"{shipped.name}.d"
+            drop_in.mkdir()
+            (drop_in / "fast.conf").write_text(_FAST)
     for kind in ("sysusers", "tmpfiles"):
         shutil.copy(UNITS / f"telegram-gateway.{kind}", root / f"usr/lib/{kind}.d/telegram-gateway.conf")
 

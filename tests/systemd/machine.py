@@ -118,6 +118,10 @@ class Machine:
         lines = self.run("journalctl", "--quiet", "--output=json", "--all", f"--unit={unit}", *after)
         return [json.loads(line) for line in lines.splitlines()]
 
+    def logged(self, unit: str) -> list[dict[str, Any]]:
+        """What the unit's own processes logged, as fields of the journal."""
+        return [entry for entry in self.journal(unit) if "EVENT" in entry]
+
     def forget_journal(self, unit: str) -> None:
         """Makes `journal` start here."""
         if entries := self.journal(unit):

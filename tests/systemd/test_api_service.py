@@ -35,7 +35,7 @@ class Installation:
             "TELEGRAM_RABBITMQ_URL": f"amqp://telegram@{nowhere}/telegram",
         }
         text = "".join(f"{name}={value}\n" for name, value in settings.items())
-        machine.write("/etc/telegram-gateway/environment", text, 0o640)
+        machine.write("/etc/telegram-gateway/telegram-gateway.env", text, 0o640)
         machine.write("/etc/telegram-gateway/credentials/redis_password", f"{PASSWORD}\n", 0o600)
         machine.write("/etc/telegram-gateway/credentials/session_key", "not for the API at all\n", 0o600)
         machine.write(SESSION, "not for the API either", 0o600)
@@ -55,8 +55,7 @@ class Installation:
         return self.machine.run(*enter, *command, check=False)
 
     def logged(self) -> list[dict[str, Any]]:
-        entries = self.machine.journal(UNIT)
-        return [json.loads(entry["MESSAGE"]) for entry in entries if entry["_PID"] != "1"]
+        return self.machine.logged(UNIT)
 
 
 @pytest.fixture
@@ -76,10 +75,10 @@ def test_it_is_active_with_every_server_down_and_says_so(installation: Installat
     code, health = installation.get("/health")
     assert code == 503
     assert set(health["problems"]) == {"postgresql", "redis", "rabbitmq", "daemon"}
-    assert {"event", "level", "timestamp"} <= installation.logged()[0].keys()
+    assert {"EVENT", "PRIORITY", "CODE_FUNC"} <= installation.logged()[0].keys()
     machine.systemctl("stop", UNIT)
     assert machine.show(UNIT, "ExecMainStatus") == "0"
-    assert installation.logged()[-1]["event"] == "api_stopped"
+    assert installation.logged()[-1]["EVENT"] == "api_stopped"
 
 
 def test_it_can_read_its_passwords_and_neither_the_session_nor_its_key(installation: Installation) -> None:
@@ -113,7 +112,7 @@ def test_a_port_that_is_taken_needs_a_person(installation: Installation) -> None
         machine.wait_until("it is down", lambda: machine.show(UNIT, "ActiveState") == "failed")
     assert machine.show(UNIT, "ExecMainStatus") == "78"
     assert machine.show(UNIT, "NRestarts") == "0"
-    assert "TELEGRAM_API_ADDR" in installation.logged()[-1]["reason"]
+    assert "TELEGRAM_API_ADDR" in installation.logged()[-1]["REASON"]
 
 
 def test_the_command_that_makes_tokens_is_installed(machine: Machine) -> None:

@@ -26,7 +26,7 @@ def port(machine: Machine) -> Iterator[int]:
         f"TELEGRAM_REDIS_URL=redis://{nowhere}/0\n"
         f"TELEGRAM_RABBITMQ_URL=amqp://telegram@{nowhere}/telegram\n"
     )
-    machine.write("/etc/telegram-gateway/environment", servers, 0o640)
+    machine.write("/etc/telegram-gateway/telegram-gateway.env", servers, 0o640)
     machine.write(OWN_SETTINGS, f"TP_CAPITAL_METRICS_ADDR=127.0.0.1:{port}\n", 0o640)
     yield port
     print("\n".join(str(entry["MESSAGE"]) for entry in machine.journal(UNIT)))  # shown when the test failed
