@@ -67,6 +67,8 @@ EVENTS_DEDUPLICATED = _counter("events_deduplicated_total", "Events the journal 
 JOURNAL_ROWS = _gauge("journal_rows", "Events held in the journal.")
 JOURNAL_BYTES = _gauge("journal_bytes", "Size of the journal's files.")
 JOURNAL_LIMIT_BYTES = _gauge("journal_limit_bytes", "Size at which intake pauses.")
+JOURNAL_DISK_BYTES = _gauge("journal_disk_bytes", "Size of the file system that the journal is on.")
+JOURNAL_DISK_FREE_BYTES = _gauge("journal_disk_free_bytes", "What is left of it for the gateway's user.")
 JOURNAL_FULL = _gauge("journal_full", "1 while intake is paused because the journal is at its limit.")
 JOURNAL_COMMIT_SECONDS = _histogram(
     "journal_commit_seconds",

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -289,6 +290,9 @@ class Journal:
         stats = await self._on_reader(self._reader.stats, {sink: self.cursor(sink) for sink in names})
         metrics.JOURNAL_ROWS.set(stats.rows)
         metrics.JOURNAL_BYTES.set(stats.bytes)
+        disk = await self._on_reader(shutil.disk_usage, self.path.parent)
+        metrics.JOURNAL_DISK_BYTES.set(disk.total)
+        metrics.JOURNAL_DISK_FREE_BYTES.set(disk.free)
         return stats
 
     async def check_writer(self) -> None:
