@@ -4,7 +4,6 @@ Redis knows nothing of hidden messages, so their names are kept here, as the dat
 """
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -15,10 +14,11 @@ from gateway.api.resources import Resources
 from gateway.errors import SinkUnavailable
 from gateway.event import Event
 from gateway.generations import generation_key
-from gateway.read import ChatRef, HotMessages, MessageReader, MessageRef
+from gateway.read import ChatRef, HotMessages, HotPage, MessageReader, MessageRef
 
 log = structlog.get_logger()
 
+REMEMBERED = 4096  # messages of Redis; a few KB each
 HIDDEN_SECONDS = 3.0  # how long another process of the API may still give a message that was hidden
 FIRST_LOOK_SECONDS = 1.0
 HIDDEN_MARK = generation_key(":hidden")  # no consumer's name holds a colon
@@ -29,12 +29,12 @@ class MessageDesk:
 
     def __init__(self, resources: Resources) -> None:
         self.reader = MessageReader(resources.database)
-        self.hot = HotMessages(resources.redis)
+        self.hot = HotMessages(resources.redis, remembered=REMEMBERED)
         self._hidden: frozenset[MessageRef] = frozenset()
         self._looked = asyncio.Event()
         resources.start(self._watch_hidden(), "hidden messages")
 
-    async def newest(self, chat: ChatRef, limit: int, since: datetime | None) -> Sequence[Event] | None:
+    async def newest(self, chat: ChatRef, limit: int, since: datetime | None) -> HotPage | None:
         """The newest messages of a chat, from Redis; None when the database must be asked."""
         if not await self._knows_hidden():
             return None
@@ -42,9 +42,11 @@ class MessageDesk:
             page = await self.hot.newest(chat.key, limit, since)
         except SinkUnavailable:
             return None
-        if not page.complete or any(MessageRef.of(event) in self._hidden for event in page.events):
+        if not page.complete:
             return None
-        return page.events
+        if self._hidden and any(MessageRef.of(event) in self._hidden for event in page.events):
+            return None
+        return page
 
     async def message(self, message: MessageRef) -> Event | None:
         """A message from Redis; None when the database must be asked."""

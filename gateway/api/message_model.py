@@ -13,8 +13,8 @@ from pydantic import Field
 from pydantic.alias_generators import to_camel
 
 from gateway.api.model import ApiModel, Moment
-from gateway.event import ChatType, Event, Kind, MessageType, Source
-from gateway.read import Processing, StoredMessage
+from gateway.event import ChatType, Event, Kind, MessageType, Source, decode
+from gateway.read import HotPage, Processing, StoredMessage
 from gateway.read.highlight import snippet, utf16
 from gateway.read.records import Status
 
@@ -112,6 +112,17 @@ _encoder = msgspec.json.Encoder()
 def encode_page(messages: Iterable[StoredMessage], next_cursor: str | None) -> bytes:
     """The body of a `MessagePage`."""
     return _encoder.encode({"items": [message_fields(each) for each in messages], "nextCursor": next_cursor})
+
+
+def encode_hot_page(page: HotPage, next_cursor: str | None) -> bytes:
+    """The same of what Redis has."""
+    return _encoder.encode({"items": list(map(_hot_item, page.bodies)), "nextCursor": next_cursor})
+
+
+# The next page of a chat is for the most part the last one.
+@lru_cache(maxsize=4096)
+def _hot_item(body: bytes) -> msgspec.Raw:
+    return msgspec.Raw(_encoder.encode(message_fields(StoredMessage(decode(body)))))
 
 
 def encode_message(message: StoredMessage, revisions: Iterable[Event] | None = None) -> bytes:

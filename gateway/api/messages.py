@@ -13,6 +13,7 @@ from gateway.api.message_desk import HIDDEN_MARK, desk_of
 from gateway.api.message_model import (
     MessageDetails,
     MessagePage,
+    encode_hot_page,
     encode_message,
     encode_page,
 )
@@ -125,11 +126,11 @@ async def list_messages(
     if wanted.chat is not None and not caller.may_see(wanted.chat.key):
         return _answer(request, encode_page([], None), "database")
     if wanted.chat is not None and after is None and _is_hot(wanted):
-        events = await desk.newest(wanted.chat, limit, since)
-        if events is not None:
-            place = position_of(events[-1]) if len(events) == limit else None
+        page = await desk.newest(wanted.chat, limit, since)
+        if page is not None:
+            place = position_of(page.events[-1]) if len(page.events) == limit else None
             cursor = place and encode_position(place, _question(wanted))
-            return _answer(request, encode_page(map(StoredMessage, events), cursor), "redis")
+            return _answer(request, encode_hot_page(page, cursor), "redis")
 
     async def read() -> bytes:
         page = await desk.reader.messages(wanted, after, limit)

@@ -11,7 +11,7 @@ from gateway.consumer.hints import Cache, Hints
 from gateway.consumer.polled import as_message
 from gateway.consumer.settings import ConsumerSettings
 from gateway.event import Event, utc_now
-from gateway.read.hot import HotMessages
+from gateway.read.hot import BODY_GONE, HotMessages
 from gateway.read.records import ChatRef, HotPage
 
 MOST_CHATS = 200  # in one round trip: the ones with the newest messages; the database is asked for all
@@ -70,7 +70,7 @@ class Recent:
                 self._last.pop(chat, None)
 
     def _reaches_back(self, chat: str, page: HotPage, limit: int) -> bool:
-        if page.reason is not None and "body" in page.reason:
+        if page.reason == BODY_GONE:
             return False
         last = self._last.get(chat)
         if last is None or last[0] < utc_now() - KEPT:

@@ -9,6 +9,7 @@ must not miss a message asks `MessageReader.unprocessed`.
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -22,14 +23,20 @@ from gateway.sinks.redis_script import SCRIPT, message_key, recent_key, script_i
 # More than was asked for, since messages of one second stand in no order there.
 SPARE = 20
 CHUNK_EVENTS = 250
+BODY_GONE = "a message's body is gone"  # why a page is not complete
 
 
 class HotMessages:
-    """Reads what the gateway's Redis sink wrote. `redis` may return bytes or text."""
+    """Reads what the gateway's Redis sink wrote. `redis` may return bytes or text.
 
-    def __init__(self, redis: Redis) -> None:
+    Pages that are read again and again are for the most part the same: of so many bodies the events are
+    `remembered`, and given to every reader.
+    """
+
+    def __init__(self, redis: Redis, *, remembered: int = 0) -> None:
         self._redis = redis
         self._script = redis.register_script(SCRIPT)
+        self._decoded = lru_cache(remembered)(_decoded) if remembered else _decoded
 
     async def newest(self, chat: str, limit: int, since: datetime | None = None) -> HotPage:
         """The newest `limit` messages of a chat (its key), of those dated `since` then.
@@ -57,7 +64,7 @@ class HotMessages:
         with answering("Redis"):
             answers = await pipeline.execute()
         return {
-            chat: _page(bodies, limit, since, warmed)
+            chat: self._page([_bytes(body) for body in bodies], limit, since, warmed)
             for chat, bodies, warmed in zip(chats, answers[::2], answers[1::2], strict=True)
         }
 
@@ -68,7 +75,7 @@ class HotMessages:
         """
         with answering("Redis"):
             body = await self._redis.get(message_key(message.chat.key, message.message_id))
-        return _decoded(body)
+        return self._decoded(_bytes(body))
 
     async def warm(self, events: Iterable[Event]) -> int:
         """Writes messages read from the database back, as the sink would, and returns how many there were.
@@ -92,30 +99,40 @@ class HotMessages:
         with answering("Redis"):
             await pipeline.execute()
 
+    def _page(self, bodies: Sequence[bytes], limit: int, since: datetime | None, warmed: Any) -> HotPage:
+        decoded = [(self._decoded(body), body) for body in bodies]
+        dated = [
+            (event.telegram_date, event, body)
+            for event, body in decoded
+            if event is not None and event.telegram_date
+        ]
+        dated.sort(key=lambda each: (each[0], each[1].message_id), reverse=True)
+        wanted = [each for each in dated if since is None or each[0] >= since][:limit]
+        edge = wanted[-1][0] if len(wanted) == limit else since
+        witness = next((date for date, _, _ in dated if edge is not None and date < edge), None)
+        reason = None
+        if len(dated) < len(bodies):
+            reason = BODY_GONE
+        elif edge is None:
+            reason = "fewer messages than asked for"
+        elif witness is None:
+            reason = "no older message shows that none is missing"
+        elif warmed is not None and witness.timestamp() * 1000 < int(warmed):
+            reason = "recent messages were read back from the database, perhaps not all"
+        return HotPage(
+            [event for _, event, _ in wanted], [body for _, _, body in wanted], reason is None, reason
+        )
 
-def _page(bodies: Sequence[Any], limit: int, since: datetime | None, warmed: Any) -> HotPage:
-    decoded = [_decoded(body) for body in bodies]
-    dated = [(event.telegram_date, event) for event in decoded if event is not None and event.telegram_date]
-    dated.sort(key=lambda each: (each[0], each[1].message_id), reverse=True)
-    wanted = [(date, event) for date, event in dated if since is None or date >= since][:limit]
-    edge = wanted[-1][0] if len(wanted) == limit else since
-    witness = next((date for date, _ in dated if edge is not None and date < edge), None)
-    reason = None
-    if len(dated) < len(bodies):
-        reason = "a message's body is gone"
-    elif edge is None:
-        reason = "fewer messages than asked for"
-    elif witness is None:
-        reason = "no older message shows that none is missing"
-    elif warmed is not None and witness.timestamp() * 1000 < int(warmed):
-        reason = "recent messages were read back from the database, perhaps not all"
-    return HotPage([event for _, event in wanted], reason is None, reason)
 
-
-def _decoded(body: Any) -> Event | None:
+def _bytes(body: Any) -> bytes:
+    """A body; of one that is gone, nothing."""
     if body is None:
-        return None
+        return b""
+    return body if isinstance(body, bytes) else str(body).encode()
+
+
+def _decoded(body: bytes) -> Event | None:
     try:
-        return decode(body if isinstance(body, bytes) else body.encode())
+        return decode(body)
     except msgspec.MsgspecError:
         return None

@@ -164,12 +164,13 @@ class Marked:
 
 @dataclass(frozen=True, slots=True)
 class HotPage:
-    """What Redis has of the newest messages, newest first.
+    """What Redis has of the newest messages, newest first, and the bodies they were decoded from.
 
     Only when `complete` is it all that was asked for; else the database must be asked, and `reason` says why.
     """
 
     events: Sequence[Event]
+    bodies: Sequence[bytes]
     complete: bool
     reason: str | None = None
 
