@@ -21,6 +21,9 @@ ALTER ROLE telegram SET timezone = 'UTC';
 SELECT 'CREATE DATABASE telegram_gateway OWNER telegram TEMPLATE template0 ENCODING ''UTF8'' LOCALE ''C.UTF-8'''
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'telegram_gateway') \gexec
 
+-- The exporter looks with this role at what other sessions do.
+GRANT pg_monitor TO telegram;
+
 REVOKE CONNECT ON DATABASE telegram_gateway FROM PUBLIC;
 GRANT CONNECT ON DATABASE telegram_gateway TO telegram;
 
