@@ -37,6 +37,7 @@ from gateway.telegram.history import HistoryDesk
 from gateway.telegram.server import ServerAddress
 from gateway.telegram.session import SessionDirectory
 from gateway.telegram.session_backup import SessionBackups, keep_backed_up
+from gateway.tracing import start_tracing
 
 log = structlog.get_logger()
 
@@ -62,12 +63,14 @@ class Daemon:
         self._notifier = notifier
         self._stop = asyncio.Event()
         self._ready = False
+        self._tracing = start_tracing(settings)
         self._sinks = enabled_sinks(settings)
         self._journal = Journal(
             settings.journal_path,
             max_bytes=settings.journal_max_bytes,
             retention=settings.journal_retention,
             sinks=[sink.name for sink in self._sinks],
+            on_journaled=self._tracing.journaled if self._tracing else None,
         )
         api_id, api_hash = settings.require_api_credentials()
         sessions = SessionDirectory.from_settings(settings)
@@ -130,7 +133,12 @@ class Daemon:
                     serve(self._settings.metrics_addr, metrics.REGISTRY, self.status, self.open_gaps)
                 )
                 self._runners = [
-                    SinkRunner(sink, self._journal, linger_seconds=_LINGER_SECONDS[sink.name])
+                    SinkRunner(
+                        sink,
+                        self._journal,
+                        linger_seconds=_LINGER_SECONDS[sink.name],
+                        tracing=self._tracing,
+                    )
                     for sink in self._sinks
                 ]
                 await stack.enter_async_context(
@@ -142,6 +150,8 @@ class Daemon:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+            if self._tracing is not None:
+                self._tracing.close()
 
     def _control_routes(self) -> list[web.RouteDef]:
         """What the commands of this host may ask for; each part brings its own."""

@@ -145,6 +145,11 @@ BACKUP_LAST_SUCCESS = _gauge(
 )
 BACKUP_SIZE = _gauge("backup_size_bytes", "Size of the newest good backup; 0 before the first.")
 
+# Traces
+TRACE_SPANS = _counter(
+    "trace_spans_total", "Spans made, exported to the collector, or not taken by it (failed).", "result"
+)
+
 # Process
 EVENT_LOOP_LAG_SECONDS = _histogram(
     "event_loop_lag_seconds",

@@ -130,6 +130,8 @@ class Settings(BaseSettings):
     api_rate_limit: int = Field(default=600, ge=0)  # requests a minute and token; 0: no limit
     api_failed_limit: int = Field(default=60, ge=1)  # requests a minute and address without a good token
     log_level: str = "INFO"
+    tracing_endpoint: str | None = None  # an OTLP/HTTP collector; unset: no traces
+    tracing_ratio: float = Field(default=0.01, ge=0, le=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -204,6 +206,18 @@ class Settings(BaseSettings):
         if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise ValueError(f"{value!r} is not a level; write DEBUG, INFO, WARNING or ERROR")
         return value.upper()
+
+    @field_validator("tracing_endpoint", mode="after")
+    @classmethod
+    def _tracing_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        url = urlsplit(value)
+        if url.scheme not in {"http", "https"} or not url.hostname:
+            raise ValueError("must be a URL that starts with http:// or https:// and names a host")
+        if url.username is not None or url.password is not None:
+            raise ValueError("must not hold a password; put the collector's into OTEL_EXPORTER_OTLP_HEADERS")
+        return value if url.path.strip("/") else f"{value.rstrip('/')}/v1/traces"
 
     @field_validator("db_dsn", "db_direct_dsn", "redis_url", "rabbitmq_url", mode="after")
     @classmethod

@@ -40,6 +40,7 @@ CURSOR_FLUSH_SECONDS = 0.2  # what a crash may make a sink deliver again
 PRUNE_INTERVAL = timedelta(minutes=1)
 
 T = TypeVar("T")
+OnJournaled = Callable[[Sequence[Record], int, int], None]  # from when to when, in nanoseconds since 1970
 
 
 class Journal:
@@ -48,7 +49,8 @@ class Journal:
     One process owns it; `async with Journal(path) as journal:` opens it (creating it on first use).
     `sinks` names the enabled sinks: what they have not taken stays whatever its age. A sink that is named
     for the first time starts at the oldest event still held. A disk that fails under the journal ends it:
-    every call raises JournalError from then on, and `wait_failed` does.
+    every call raises JournalError from then on, and `wait_failed` does. `on_journaled` hears of
+    each commit.
     """
 
     def __init__(
@@ -58,11 +60,13 @@ class Journal:
         max_bytes: int = 20 << 30,
         retention: timedelta = timedelta(days=7),
         sinks: Sequence[str] = (),
+        on_journaled: OnJournaled | None = None,
     ) -> None:
         self.path = path
         self._max_bytes = max_bytes
         self._retention = retention
         self._sinks = tuple(sinks)
+        self._on_journaled = on_journaled
         self._cursors: dict[str, int] = {}
         self._flush_timer: asyncio.TimerHandle | None = None
         self._waiters: set[asyncio.Future[None]] = set()
@@ -366,6 +370,8 @@ class Journal:
         for done, result in commit.settled:
             if done is not None and not done.done():
                 done.set_result(result)
+        if commit.records and self._on_journaled is not None:
+            self._on_journaled(commit.records, commit.appended_ns, commit.durable_ns)
 
     def _on_ended(self, failure: JournalError | None, left: Sequence[Job]) -> None:
         if failure is not None:

@@ -76,6 +76,8 @@ class Commit:
     open_gaps: Mapping[str, int] | None = None  # of each account; None while they are as before
     first_seq: int = 0
     last_seq: int = 0
+    appended_ns: int = 0  # since 1970: when its first batch came, and when it was durable
+    durable_ns: int = 0
 
 
 class Listener(Protocol):
@@ -222,6 +224,8 @@ class Writer:
         for _ in group:
             self._appends.popleft()
         seconds = time.perf_counter() - group[0].queued_at
+        commit.durable_ns = time.time_ns()
+        commit.appended_ns = commit.durable_ns - int(seconds * 1e9)
         metrics.JOURNAL_COMMIT_SECONDS.observe(seconds)
         log.debug("journal_committed", events=len(commit.records), seconds=round(seconds, 6))
         if seconds >= SLOW_COMMIT_SECONDS:

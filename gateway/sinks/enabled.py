@@ -4,6 +4,7 @@ from pydantic import SecretStr
 
 from gateway.settings import Settings
 from gateway.sinks.base import Sink
+from gateway.tracing import sampling
 
 
 def enabled_sinks(settings: Settings) -> list[Sink]:
@@ -28,9 +29,12 @@ def enabled_sinks(settings: Settings) -> list[Sink]:
     if settings.enable_queue:
         from gateway.sinks.rabbitmq import RabbitMQSink
 
+        traced = sampling(settings)
         sinks.append(
             RabbitMQSink(
-                settings.rabbitmq_url.get_secret_value(), password=_plain(settings.rabbitmq_password)
+                settings.rabbitmq_url.get_secret_value(),
+                password=_plain(settings.rabbitmq_password),
+                traceparent=traced.traceparent if traced else None,
             )
         )
     return sinks

@@ -12,7 +12,7 @@ import re
 import ssl
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from urllib.parse import SplitResult, parse_qs, unquote
 
@@ -60,9 +60,12 @@ class RabbitMQSink:
 
     name = "rabbitmq"
 
-    def __init__(self, url: str, *, password: str | None = None) -> None:
+    def __init__(
+        self, url: str, *, password: str | None = None, traceparent: Callable[[str], str] | None = None
+    ) -> None:
         self._urls = deque(url_per_host(url))  # the first one is in use, or tried next
         self._password = password
+        self._traceparent = traceparent  # of an event by its id, so that its readers go on with its trace
         self._publisher: Publisher | None = None
         self._templates: dict[tuple[str, str, str], tuple[bytes, bytes]] = {}
         self._max_body = MAX_BODY_BYTES
@@ -141,6 +144,8 @@ class RabbitMQSink:
                 refused[record.seq] = f"a body of {size} bytes is more than the broker's {self._max_body}"
                 continue
             marks = _replay_headers() if isinstance(record, ReplayedRecord) else b""
+            if self._traceparent is not None:
+                marks += _text_header(b"traceparent", self._traceparent(record.event.id).encode())
             self._append_frames(frames, record.event, record.body, marks, publisher.max_body_frame)
             count += 1
         try:

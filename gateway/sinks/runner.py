@@ -8,9 +8,10 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -28,6 +29,9 @@ from gateway.metrics import (
     SINK_UP,
 )
 from gateway.sinks.base import Obstructable, ReplayedRecord, Sink
+
+if TYPE_CHECKING:
+    from gateway.spans import Tracing
 
 log = structlog.get_logger()
 
@@ -65,6 +69,7 @@ class SinkRunner:
         batch_events: int = 500,
         batch_bytes: int = 4 << 20,
         linger_seconds: float = 0.0,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self.name = sink.name
         self._sink = sink
@@ -73,6 +78,7 @@ class SinkRunner:
         self._batch_events = batch_events
         self._batch_bytes = batch_bytes
         self._linger = linger_seconds
+        self._tracing = tracing
         self._up = False
         self._reason: str | None = "not connected yet"
         self._attempt = 0
@@ -160,19 +166,26 @@ class SinkRunner:
             self._last_batch_at = started
             if records:
                 self._set_oldest(records[0].event.received_at)
-            refused = 0
+            refused: Mapping[int, str] = {}
             self._delivering_since = started
             try:
                 await self._sink.deliver(records)
             except RecordsRefused as refusal:
-                refused = await self._quarantine(records, refusal)
+                refused = refusal.reasons
+                await self._quarantine(records, refused)
+            except SinkUnavailable as error:
+                if self._tracing is not None:
+                    self._tracing.failed(self.name, records, *_since(started), str(error))
+                raise
             finally:
                 self._delivering_since = None
             if not self._up:
                 self._note_up()
             if records:
                 await self._journal.advance(self.name, records[-1].seq)
-                self._note_delivered(records, refused, time.monotonic() - started)
+                self._note_delivered(records, len(refused), time.monotonic() - started)
+                if self._tracing is not None:
+                    self._tracing.delivered(self.name, records, *_since(started), refused)
 
     async def _deliver_asked(self) -> None:
         record, done = self._asked[0]  # stays there until it is settled, should this fail or be cancelled
@@ -218,9 +231,9 @@ class SinkRunner:
                 return records[:count]
         return records
 
-    async def _quarantine(self, records: Sequence[Record], refusal: RecordsRefused) -> int:
+    async def _quarantine(self, records: Sequence[Record], reasons: Mapping[int, str]) -> None:
         for record in records:
-            reason = refusal.reasons.get(record.seq)
+            reason = reasons.get(record.seq)
             if reason is not None:
                 await self._journal.quarantine(self.name, record.seq, reason)
                 self._quarantined.inc()
@@ -231,7 +244,6 @@ class SinkRunner:
                     event_id=record.event.id,
                     reason=reason,
                 )
-        return len(refusal.reasons)
 
     def _note_delivered(self, records: Sequence[Record], refused: int, seconds: float) -> None:
         self._delivered.inc(len(records) - refused)
@@ -278,3 +290,9 @@ class SinkRunner:
     def _set_oldest(self, received: datetime | None) -> None:
         self._oldest = received
         self._oldest_gauge.set(received.timestamp() if received is not None else 0)
+
+
+def _since(started: float) -> tuple[int, int]:
+    """A moment of the monotonic clock and now, in nanoseconds since 1970."""
+    now = time.time_ns()
+    return now - int((time.monotonic() - started) * 1e9), now
