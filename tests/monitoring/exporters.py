@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -50,7 +49,6 @@ async def running_exporters(stack: LocalStack, directory: Path) -> AsyncIterator
     """Runs all three until the block ends; logs and the Redis password's file go to `directory`."""
     ports = stack.postgres.site.ports
     ends = Exporters(stack, *(f"127.0.0.1:{ports.take()}" for _ in range(3)))
-    database = urlsplit(stack.postgres.admin_dsn)._replace(path="/telegram_gateway", query="sslmode=disable")
     # By server, and not one for all: a Sentinel has another one.
     passwords = directory / "redis-passwords.json"
     passwords.touch(mode=0o600)
@@ -69,7 +67,7 @@ async def running_exporters(stack: LocalStack, directory: Path) -> AsyncIterator
                 f"--web.listen-address={ends.postgres}",
                 f"--extend.query-path={CONFIG_DIR / 'exporters' / 'postgres-queries.yaml'}",
             ),
-            {"DATA_SOURCE_NAME": database.geturl()},
+            {"DATA_SOURCE_NAME": f"{stack.postgres.dsn}?sslmode=disable"},
         ),
         ends.redis: (
             (
