@@ -35,6 +35,11 @@ class Delivery(Protocol):
         """Whether it will come again anyway, so that there is no use in beginning with this one."""
         ...
 
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C header of the trace that it belongs to; None outside traces."""
+        ...
+
     async def park(self, reason: str, attempts: int) -> None:
         """Puts it among the dead letters, for good. Raises SinkUnavailable."""
         ...

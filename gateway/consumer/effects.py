@@ -20,6 +20,7 @@ from gateway.consumer.metrics import ConsumerMetrics
 from gateway.consumer.outcomes import Ignored, Rejected, TryLater
 from gateway.consumer.settings import ConsumerSettings
 from gateway.consumer.state import BEGUN, MAX_REASON, AlreadyDone, State, Status, transactional
+from gateway.consumer.tracing import traced
 from gateway.errors import NeedsOperator, SinkUnavailable
 from gateway.event import Event, utc_now
 
@@ -99,7 +100,8 @@ class Effects:
         while failed < self._settings.attempts:
             try:
                 async with self.lanes.place():
-                    await self._attempt(event)
+                    with traced(delivery, self._settings.name):
+                        await self._attempt(event)
             except AlreadyDone:
                 return "duplicate"
             except Ignored as verdict:

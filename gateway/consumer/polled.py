@@ -16,6 +16,7 @@ class PolledDelivery:
     problem = ""
     reopened = False
     stale = False
+    traceparent: str | None = None
 
     def __init__(self, event: Event, source: str, queue: str, dead_letters: DeadLetters | None) -> None:
         self.event: Event | None = event

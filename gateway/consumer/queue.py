@@ -75,6 +75,11 @@ class QueueDelivery:
         return count if isinstance(count, int) else 0
 
     @property
+    def traceparent(self) -> str | None:
+        header = self._message.headers.get("traceparent")
+        return header if isinstance(header, str) else None
+
+    @property
     def stale(self) -> bool:
         """Whether its connection is gone: the broker delivers it again."""
         return self._tap.closed
