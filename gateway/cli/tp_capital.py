@@ -6,18 +6,15 @@ from typing import Any
 
 import click
 import msgspec
-import structlog
-import uvloop
 
-from gateway.errors import EXIT_CRASHED, GatewayError, NeedsOperator
+from gateway.cli.service import run_service
+from gateway.errors import EXIT_CRASHED
 from gateway.logs import configure_logging
 from gateway.settings import load_settings
 from gateway.systemd import Notifier
 from gateway.tp_capital.parser import Reason, Signal, parse
 from gateway.tp_capital.settings import load_tp_capital_settings
 from gateway.tp_capital.worker import Worker
-
-log = structlog.get_logger()
 
 
 @click.group("tp-capital", help="TP Capital's worker, which stores the trading signals in messages.")
@@ -32,22 +29,11 @@ def run() -> int:
     configure_logging(gateway.log_level)
     # It reports every lost connection as an error; the consumer library says what matters about them.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
-    notifier = Notifier.from_environment()
-    try:
-        uvloop.run(Worker(settings, gateway, notifier).run())
-    except NeedsOperator as error:
-        log.critical("cannot_run", reason=str(error), exit_code=error.exit_code)
-        notifier.status(str(error))
-        return error.exit_code
-    except GatewayError as error:
-        log.critical("crashed", reason=str(error), exit_code=error.exit_code)
-        return error.exit_code
-    except Exception:  # the process boundary: whatever it was is logged whole, and systemd restarts
-        log.critical("crashed", exc_info=True, exit_code=EXIT_CRASHED)
-        return EXIT_CRASHED
-    finally:
-        notifier.close()
-    return 0
+
+    async def serve(notifier: Notifier) -> None:
+        await Worker(settings, gateway, notifier).run()
+
+    return run_service(serve)
 
 
 @command.command("parse")
