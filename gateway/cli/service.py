@@ -1,4 +1,4 @@
-"""The frame of every long-running command: its loop, its exit code, and the one line that says why it ends."""
+"""The frame of every long-running command: its loop, its exit code, and the line that says why it ends."""
 
 import gc
 from collections.abc import Callable, Coroutine
