@@ -4,6 +4,7 @@ Needs root, systemd-container and dbus. It sees a throw-away copy of the host's 
 journald and D-Bus started, shares the host's network, and is up in a fraction of a second.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -19,7 +20,11 @@ from typing import Any
 
 BOOT_SECONDS = 30.0
 WAIT_SECONDS = 20.0
+COMMAND_SECONDS = 120.0
 POLL_SECONDS = 0.05
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_numbers = itertools.count(1)
 
 # Directories of the host whose content must not be in the machine: an installed gateway, and what the
 # distribution would start at boot on the network that host and machine share.
@@ -41,7 +46,7 @@ After=dbus.socket systemd-journald.service
 _MOUNT_THEN_BOOT = """\
 scratch=$0 cgroup=$1; shift
 echo $$ >"$cgroup/cgroup.procs" &&
-mount -t tmpfs -o size=1g,mode=0755 tmpfs "$scratch" &&
+mount -t tmpfs -o size=2g,mode=0755 tmpfs "$scratch" &&
 mkdir -p "$scratch/upper" "$scratch/work" "$scratch/root" &&
 mount -t overlay -o "lowerdir=/,upperdir=$scratch/upper,workdir=$scratch/work" overlay "$scratch/root" &&
 echo mounted &&
@@ -71,21 +76,26 @@ class Machine:
     leader: int
     _cursors: dict[str, str] = field(default_factory=dict)
 
-    def run(self, *command: str, check: bool = True) -> str:
-        """Runs a command inside and returns what it printed."""
+    def call(self, *command: str, seconds: float = COMMAND_SECONDS) -> tuple[int, str]:
+        """Runs a command inside and returns its exit code and what it printed."""
         done = subprocess.run(
             ["nsenter", "--target", str(self.leader), "--all", "--wdns=/", *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
+            env={"PATH": _PATH, "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
             text=True,
-            timeout=120,
+            timeout=seconds,
             check=False,
         )
-        if check and done.returncode != 0:
-            raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}")
-        return done.stdout
+        return done.returncode, done.stdout
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Runs a command inside that has to succeed, and returns what it printed."""
+        code, said = self.call(*command)
+        if check and code != 0:
+            raise AssertionError(f"{' '.join(command)} ended with {code}:\n{said}")
+        return said
 
     def systemctl(self, *arguments: str, check: bool = True) -> str:
         """Runs systemctl inside."""
@@ -147,7 +157,7 @@ def booted(scratch: Path, binds: Mapping[Path, Path], prepare: Callable[[Path], 
         raise Unsupported("booting a systemd needs root")
     if shutil.which("systemd-nspawn") is None or not Path("/usr/bin/dbus-daemon").exists():
         raise Unsupported("the Debian packages systemd-container and dbus are not installed")
-    name = f"telegram-gateway-test-{os.getpid()}"
+    name = f"telegram-gateway-test-{os.getpid()}-{next(_numbers)}"
     with ExitStack() as cleanup:
         process = _mounted(name, scratch, binds, cleanup)
         # The mounts are in a namespace of that process alone, and go with it.
