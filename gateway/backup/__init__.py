@@ -1,1 +1,1 @@
-"""Backups of all that a gateway cannot fetch again: sessions, database and journal, proved by restoring them."""
+"""Backups of all that a gateway cannot fetch again: sessions, database, journal; each restored on trial."""
