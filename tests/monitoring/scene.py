@@ -1,0 +1,115 @@
+"""Everything that is monitored, running, with traffic and mishaps, and Prometheus in front of all of it."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import aiohttp
+
+from gateway.localstack import LocalStack
+from gateway.sandbox.signals import signal
+from tests.console.conftest import Place, running_place
+from tests.monitoring.exporters import running_exporters, wait_answering
+from tests.monitoring.prometheus import Prometheus, running_prometheus
+
+# A Sentinel would take the Redis that is killed here for good.
+SERVERS = ("postgres", "pgbouncer", "redis", "redis_replica", "rabbitmq")
+
+
+@dataclass
+class Scene:
+    """What runs, and since when Prometheus has watched it."""
+
+    stack: LocalStack
+    place: Place
+    prometheus: Prometheus
+    since: float
+
+    async def live(self, rounds: int, pause: float = 0.05) -> None:
+        """Signals, readers, a flood wait, an error answer, a gap, a lost connection, Redis away for a bit.
+
+        A round is twenty posts with `pause` seconds after each; every sixth round has the mishaps.
+        """
+        sandbox, chance = self.place.sandbox, Random(5)
+        channels = [chat for chat in self.place.scene.chats if chat.kind == "channel"]
+        await sandbox.traffic.start(5)
+        reader = self.place.api.client(("read",))
+        for number in range(rounds):
+            for _ in range(4):
+                (await reader.get("/api/messages", params={"limit": 20})).raise_for_status()
+            if number % 6 == 0:
+                faults = sandbox.faults
+                faults.fail_calls("GetChannelDifferenceRequest", 420, "FLOOD_WAIT_1", times=1)
+                faults.fail_calls("GetDifferenceRequest", 500, "INTERNAL", times=1)
+                sandbox.drop_connections()
+                # A gap, to be closed from history: the difference is answered with "too long".
+                faults.too_long(channels[0])
+            if number % 6 == 1:
+                await self.stack.redis.kill()
+            for _ in range(20):
+                sandbox.world.post(chance.choice(channels), signal(chance))
+                await asyncio.sleep(pause)
+            if number % 6 == 1:
+                await self.stack.redis.start()
+        await sandbox.traffic.stop()
+        await self.place.gateway.wait_delivered(3)
+
+
+@asynccontextmanager
+async def running_scene(directory: Path, interval: str = "2s") -> AsyncIterator[Scene]:
+    """Starts all of it, in a world of its own; Prometheus scrapes every `interval`."""
+    async with AsyncExitStack() as parts:
+        stack = await parts.enter_async_context(LocalStack(servers=SERVERS))
+        place = await parts.enter_async_context(running_place(stack, directory))
+        exporters = await parts.enter_async_context(running_exporters(stack, directory))
+        # One for each way of reading, because each shows figures that the other has not.
+        workers = await parts.enter_async_context(_running_workers(place, directory, "queue", "polling"))
+        targets = {
+            "telegram-gateway": [f"127.0.0.1:{place.gateway.port}"],
+            "telegram-gateway-api": [f"127.0.0.1:{place.api.port}"],
+            "tp-capital": workers,
+            **exporters.targets(),
+        }
+        prometheus = await parts.enter_async_context(
+            running_prometheus(targets, redis_exporter=exporters.redis, interval=interval)
+        )
+        since = time.time()
+        await prometheus.wait_query("min(up)", until=lambda found: bool(found) and found[0].value == 1)
+        yield Scene(stack, place, prometheus, since)
+
+
+@asynccontextmanager
+async def _running_workers(place: Place, directory: Path, *modes: str) -> AsyncIterator[list[str]]:
+    """TP Capital's worker in each mode; where they are scraped."""
+    running: dict[str, asyncio.subprocess.Process] = {}
+    try:
+        for mode in modes:
+            address = f"127.0.0.1:{place.api.stack.postgres.site.ports.take()}"
+            with (directory / f"worker-{mode}.log").open("ab") as log:
+                running[address] = await asyncio.create_subprocess_exec(
+                    *("setpriv", "--pdeathsig", "SIGKILL", "--"),
+                    *(sys.executable, "-m", "gateway", "tp-capital", "run"),
+                    env={
+                        **place.api.environment,
+                        "TP_CAPITAL_METRICS_ADDR": address,
+                        "TP_CAPITAL_MODE": mode,
+                    },
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+        async with aiohttp.ClientSession() as http:
+            for address, process in running.items():
+                await wait_answering(http, address, process, directory)
+        yield list(running)
+    finally:
+        for process in running.values():
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
