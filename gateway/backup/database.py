@@ -1,8 +1,7 @@
 """The database: dumped in one snapshot with its row counts, restored on trial, and put back."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
@@ -10,10 +9,20 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 import asyncpg
 import structlog
 
+from gateway.backup.inventory import (
+    SCHEMAS,
+    assert_replaceable,
+    assert_restorable,
+    assert_rows,
+    count_rows,
+    require_superuser,
+    server_of,
+    tables_of,
+)
 from gateway.backup.manifest import DatabasePart
 from gateway.backup.programs import client_program, run
 from gateway.database.connection import Connection, connect_direct
-from gateway.errors import BackupFailed, BackupUnusable, ConfigurationError, RestoreRefused, SchemaError
+from gateway.errors import BackupFailed, ConfigurationError, SchemaError
 from gateway.settings import Settings
 
 log = structlog.get_logger()
@@ -21,39 +30,10 @@ log = structlog.get_logger()
 FILE = "database.dump"
 _SCRATCH_LOCK = 6434_4007  # any fixed number but the migrations': who has it may use the scratch database
 _LOCK_WAIT = "60s"  # for a table that a migration holds, and for the scratch database
-_FROM_MIGRATIONS = {"telegram_gateway.schema_migrations", "telegram_gateway.arrival_horizon"}
 _SESSION = f"""
 SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '{_LOCK_WAIT}'
 """
 
-_SERVER = """
-SELECT current_setting('server_version') AS version,
-    current_setting('server_version_num')::int / 10000 AS major,
-    (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS timescaledb,
-    current_user AS role, rolsuper AS superuser, rolcreatedb OR rolsuper AS may_create
-FROM pg_roles WHERE rolname = current_user
-"""
-# Neither PostgreSQL's nor an extension's; TimescaleDB's chunks are counted through their hypertable.
-_SCHEMAS = """
-SELECT n.nspname::text AS name, format('%I', n.nspname) AS quoted FROM pg_namespace n
-WHERE n.nspname !~ '^(pg_|_?timescaledb_)' AND n.nspname NOT IN ('information_schema', 'public')
-    AND NOT EXISTS (
-        SELECT FROM pg_depend d
-        WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid AND d.deptype = 'e'
-    )
-ORDER BY n.nspname
-"""
-_TABLES = """
-SELECT n.nspname::text AS schema, format('%I.%I', n.nspname, c.relname) AS name
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
-    AND n.nspname !~ '^(pg_|_?timescaledb_)' AND n.nspname <> 'information_schema'
-    AND NOT EXISTS (
-        SELECT FROM pg_depend d
-        WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
-    )
-ORDER BY name
-"""
 _CREATE = """
 SELECT format(
     'CREATE DATABASE %I TEMPLATE template0 ENCODING %L LC_COLLATE %L LC_CTYPE %L',
@@ -62,22 +42,6 @@ SELECT format(
 FROM pg_database WHERE datname = current_database()
 """
 _CREATE_TIMESCALEDB = "SELECT format('CREATE EXTENSION timescaledb VERSION %L', $1::text)"
-_LIVE_HOLDERS = """
-SELECT holder FROM telegram_gateway.account_leases
-WHERE released_at IS NULL AND renewed_at > now() - interval '30 seconds'
-"""
-
-
-@dataclass(frozen=True)
-class Server:
-    """What a connection finds: versions, and what its role may do."""
-
-    version: str
-    major: int
-    timescaledb: str | None
-    role: str
-    superuser: bool
-    may_create: bool
 
 
 class BackupDatabase:
@@ -107,13 +71,9 @@ class BackupDatabase:
     async def check_may_prove(self) -> None:
         """Raises ConfigurationError when the role can make no scratch database to restore a dump into."""
         async with self._connection() as connection:
-            server = await _server(connection)
-        if server.timescaledb and not server.superuser:
-            raise ConfigurationError(
-                f"PostgreSQL role {server.role} cannot restore a TimescaleDB database, and no backup counts "
-                "that was not restored on trial: name a superuser in TELEGRAM_BACKUP_DB_USER and give its "
-                "password in TELEGRAM_BACKUP_DB_PASSWORD (systemd credential backup_db_password)"
-            )
+            server = await server_of(connection)
+        if server.timescaledb:
+            require_superuser(server)
         if not server.may_create:
             raise ConfigurationError(
                 f"PostgreSQL role {server.role} may not create the database {self._scratch} in which each "
@@ -129,7 +89,7 @@ class BackupDatabase:
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             snapshot = await connection.fetchval("SELECT pg_export_snapshot()")
-            server = await _server(connection)
+            server = await server_of(connection)
             try:
                 version = await connection.fetchval(
                     "SELECT max(version) FROM telegram_gateway.schema_migrations"
@@ -145,9 +105,9 @@ class BackupDatabase:
                 server_version=server.version,
                 timescaledb=server.timescaledb,
                 schema_version=version or 0,
-                schemas=tuple(row["name"] for row in await connection.fetch(_SCHEMAS)),
+                schemas=tuple(row["name"] for row in await connection.fetch(SCHEMAS)),
                 # Counting takes the locks that keep a chunk from being dropped before it is dumped.
-                tables=await _count(connection, await _tables(connection)),
+                tables=await count_rows(connection, await tables_of(connection)),
             )
             await run(
                 client_program("pg_dump", server.major),
@@ -176,64 +136,29 @@ class BackupDatabase:
                 if part.timescaledb:
                     # For this session only: its jobs must not begin to drop or compress what is counted here.
                     await connection.execute("SET timescaledb.restoring = off")
-                await _assert_rows(connection, part)
+                await assert_rows(connection, part)
 
-    async def check_replaceable(self, part: DatabasePart, own: Iterable[str], replace: bool) -> None:
-        """Raises RestoreRefused when the database is in use or holds something, without `replace`.
-
-        `own` are the lease holders that are known to have stopped.
-        """
+    async def check_replaceable(self, part: DatabasePart, own: Collection[str], *, replace: bool) -> None:
+        """Raises NeedsOperator, or one of its kinds, when `restore` must not or cannot be carried out."""
         async with self._connection() as connection:
-            server = await _server(connection)
-            _check_timescaledb(part, await _available_timescaledb(connection), server)
-            schema_of = await _tables(connection)
-            if "telegram_gateway.account_leases" in schema_of:
-                holders = {row["holder"] for row in await connection.fetch(_LIVE_HOLDERS)} - set(own)
-                if holders:
-                    raise RestoreRefused(
-                        f"the database is in use by {', '.join(sorted(holders))}; stop that gateway first"
-                    )
-            stays = [
-                table
-                for table, schema in schema_of.items()
-                if table in part.tables and schema not in part.schemas
-            ]
-            if stays:
-                raise RestoreRefused(
-                    f"the backup holds {', '.join(stays)}, which the database has too and which is not the "
-                    "gateway's; move it to another schema or drop it first"
-                )
-            counts = await _count(
-                connection,
-                [
-                    table
-                    for table, schema in schema_of.items()
-                    if schema in part.schemas and table not in _FROM_MIGRATIONS
-                ],
-            )
-            held = {table: rows for table, rows in counts.items() if rows}
-            if held and not replace:
-                most = max(held, key=lambda table: held[table])
-                raise RestoreRefused(
-                    f"the database {self.name} holds data ({most}: {held[most]} rows); "
-                    "to delete it and put the backup in its place: --replace"
-                )
+            await assert_restorable(connection, part)
+            await assert_replaceable(connection, part, own, replace=replace)
 
     async def restore(self, directory: Path, part: DatabasePart) -> None:
         """Replaces the gateway's schemas by the backup's; raises BackupFailed unless all rows are there."""
         async with self._connection() as connection, connection.transaction():
-            there = await connection.fetch(_SCHEMAS)
-            for row in there:
+            for row in await connection.fetch(SCHEMAS):
                 if row["name"] in part.schemas:
                     await connection.execute(f"DROP SCHEMA {row['quoted']} CASCADE")
-            # Its catalog has to be as new for what the dump puts there.
-            await connection.execute("DROP EXTENSION IF EXISTS timescaledb CASCADE")
+            if part.timescaledb:
+                # Its catalog has to be as new for what the dump puts there.
+                await connection.execute("DROP EXTENSION IF EXISTS timescaledb CASCADE")
         try:
             await self._load(directory / part.file, part, self.name)
             async with self._connection() as connection:
                 if part.timescaledb:
                     await connection.execute("SELECT timescaledb_post_restore()")
-                await _assert_rows(connection, part)
+                await assert_rows(connection, part)
                 await connection.execute("ANALYZE")
         except BackupFailed as error:
             raise BackupFailed(
@@ -247,9 +172,9 @@ class BackupDatabase:
 
     async def _load(self, file: Path, part: DatabasePart, name: str) -> None:
         async with self._connection(name) as connection:
-            server = await _server(connection)
+            server = await server_of(connection)
             if part.timescaledb:
-                _check_timescaledb(part, await _available_timescaledb(connection), server)
+                await assert_restorable(connection, part)
                 await connection.execute(await connection.fetchval(_CREATE_TIMESCALEDB, part.timescaledb))
                 await connection.execute("SELECT timescaledb_pre_restore()")
         await run(
@@ -302,52 +227,3 @@ class BackupDatabase:
 
     def _variables(self) -> dict[str, str]:
         return {"PGPASSWORD": self._password} if self._password else {}
-
-
-async def _server(connection: Connection) -> Server:
-    row = await connection.fetchrow(_SERVER)
-    assert row is not None
-    return Server(**row)
-
-
-async def _tables(connection: Connection) -> dict[str, str]:
-    """Each table as it is written in a statement, with its schema."""
-    return {row["name"]: row["schema"] for row in await connection.fetch(_TABLES)}
-
-
-async def _count(connection: Connection, tables: Iterable[str]) -> dict[str, int]:
-    return {table: await connection.fetchval(f"SELECT count(*) FROM {table}") for table in tables}  # noqa: S608  quoted by the server
-
-
-async def _assert_rows(connection: Connection, part: DatabasePart) -> None:
-    found = await _count(connection, await _tables(connection))
-    wrong = [
-        f"{table} has {found.get(table, 'no')} rows instead of {rows}"
-        for table, rows in part.tables.items()
-        if found.get(table) != rows
-    ]
-    if wrong:
-        raise BackupFailed(f"restored, the dump is not what was dumped: {'; '.join(wrong[:5])}")
-
-
-async def _available_timescaledb(connection: Connection) -> set[str]:
-    rows = await connection.fetch(
-        "SELECT version FROM pg_available_extension_versions WHERE name = 'timescaledb'"
-    )
-    return {row[0] for row in rows}
-
-
-def _check_timescaledb(part: DatabasePart, available: set[str], server: Server) -> None:
-    if part.timescaledb is None:
-        if server.timescaledb:
-            raise RestoreRefused(
-                "the backup comes from a database without TimescaleDB and this one has it; "
-                "as superuser run DROP EXTENSION timescaledb CASCADE, or use another database"
-            )
-        return
-    if part.timescaledb not in available:
-        has = ", ".join(sorted(available)) or "none"
-        raise BackupUnusable(
-            f"the backup needs TimescaleDB {part.timescaledb} and the server has {has}; install that "
-            "version, restore, then update it: ALTER EXTENSION timescaledb UPDATE"
-        )

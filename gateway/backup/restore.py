@@ -98,7 +98,7 @@ class Restore:
         for name in self._staying:
             until = moments.get(name, self._manifest.started_at)
             await asyncio.to_thread(require_reach, self._settings.state_dir, name, until)
-        await database.check_replaceable(part, self._own_holders(), self._replace)
+        await database.check_replaceable(part, self._own_holders(), replace=self._replace)
 
     def _own_holders(self) -> list[str]:
         """This host's gateways, which are known to have stopped: their journals are locked."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,32 +20,39 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from gateway.backup.create import create_backup, verify_backup
+from gateway.backup.restore import Restore
+from gateway.backup.shelf import Shelf
 from gateway.backup.stamp import read_stamp
+from gateway.database import Migrator, load_migrations, require_schema
+from gateway.errors import (
+    BackupFailed,
+    BackupUnusable,
+    ConfigurationError,
+    JournalUnusable,
+    RestoreRefused,
+    SinkUnavailable,
+)
 from gateway.event import encode
 from gateway.journal import Batch, Journal, open_reader, read_stats
 from gateway.localstack import LocalStack
+from gateway.settings import Settings, load_settings
 from gateway.telegram.session import SessionDirectory, StoredSession
 from tests.sink_events import new
 
+EVERYTHING = ("database", "sessions", "journal")
 SESSION = StoredSession(2, "149.154.167.51", 443, bytes(range(256)))
 OTHER_SESSION = StoredSession(4, "149.154.167.91", 443, bytes(reversed(range(256))))
 SCRATCH = "telegram_gateway_scratch"
 PATIENCE_SECONDS = 30.0
 
 
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    text: str
-
-
 @dataclass
 class Site:
-    """A gateway's directories and its database, and the command an operator runs."""
+    """A gateway's directories and its database, and what an operator does with their backups."""
 
     directory: Path
     stack: LocalStack
-    variables: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.state = self.directory / "state"
@@ -53,39 +60,45 @@ class Site:
         self.sessions = SessionDirectory(self.directory / "session")
         admin = urlsplit(self.stack.postgres.admin_dsn)
         self.variables = {
-            "TELEGRAM_STATE_DIR": str(self.state),
-            "TELEGRAM_SESSION_DIR": str(self.sessions.path),
-            "TELEGRAM_BACKUP_DIR": str(self.shelf),
-            "TELEGRAM_DB_DIRECT_DSN": self.stack.postgres.dsn,
-            "TELEGRAM_BACKUP_DB_USER": str(admin.username),
-            "TELEGRAM_BACKUP_DB_PASSWORD": str(admin.password),
-            **self.variables,
+            "state_dir": str(self.state),
+            "session_dir": str(self.sessions.path),
+            "backup_dir": str(self.shelf),
+            "db_direct_dsn": self.stack.postgres.dsn,
+            "backup_db_user": str(admin.username),
+            "backup_db_password": str(admin.password),
         }
 
-    async def start(self, *arguments: str, **variables: str) -> asyncio.subprocess.Process:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("TELEGRAM_")}
+    def settings(self, **changes: str) -> Settings:
+        return load_settings(**(self.variables | changes))
+
+    async def backup(self, **changes: str) -> Path:
+        return await create_backup(self.settings(**changes), print)
+
+    async def verify(self, name: str | Path = "latest") -> None:
+        settings = self.settings()
+        await verify_backup(settings, Shelf(settings.backup_dir).find(str(name)))
+
+    async def restore(self, *parts: str, replace: bool = False) -> None:
+        settings = self.settings()
+        path = Shelf(settings.backup_dir).find("latest")
+        await Restore(settings, path, set(parts or EVERYTHING), replace=replace).run(print)
+
+    async def command(self, *arguments: str) -> asyncio.subprocess.Process:
+        """The command line, as a process of its own."""
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gateway", *arguments),
-            env=clean | self.variables | variables,
+            *(sys.executable, "-m", "gateway", "backup", *arguments),
+            env=os.environ | {f"TELEGRAM_{name.upper()}": value for name, value in self.variables.items()},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
 
-    async def run(self, *arguments: str, **variables: str) -> Answer:
-        process = await self.start(*arguments, **variables)
+    async def answer(self, *arguments: str) -> str:
+        """What a command that succeeds says."""
+        process = await self.command(*arguments)
         said, _ = await process.communicate()
-        assert process.returncode is not None
-        return Answer(process.returncode, said.decode())
-
-    async def backup(self, **variables: str) -> Path:
-        """A good one."""
-        made = await self.run("backup", "create", **variables)
-        assert made.code == 0, made.text
-        return self.newest()
-
-    def newest(self) -> Path:
-        return max(self.names())
+        assert process.returncode == 0, said
+        return said.decode()
 
     def names(self) -> list[Path]:
         """What counts as a backup, and what only might be taken for one."""
@@ -133,19 +146,20 @@ async def site(stack: LocalStack, tmp_path: Path) -> Site:
     """A gateway that has received ten messages."""
     async with connected(stack) as connection:
         await connection.execute("DROP SCHEMA IF EXISTS telegram_gateway, tp_capital CASCADE")
+        await Migrator(connection, load_migrations()).migrate(lambda _: None)
     site = Site(tmp_path, stack)
-    migrated = await site.run("db", "migrate")
-    assert migrated.code == 0, migrated.text
     site.sessions.store("main", SESSION)
     await site.receive(*range(1, 11))
     return site
 
 
 async def test_a_backup_holds_everything_privately_and_says_what(site: Site) -> None:
-    path = await site.backup()
+    said = await site.answer("create")
+    (path,) = site.names()
+    assert str(path) in said
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["database"]["tables"]["telegram_gateway.messages"] == 10
-    assert manifest["database"]["schema_version"] > 0
+    assert manifest["database"]["schema_version"] == load_migrations()[-1].version
     (journal,) = manifest["journals"]
     assert (journal["head"], journal["cursors"]) == (10, {"timescaledb": 10})
     assert read_stats(path / "journal/journal.db").rows == 10
@@ -159,15 +173,14 @@ async def test_a_backup_holds_everything_privately_and_says_what(site: Site) -> 
         "sessions": 0o700,
         "main.session": 0o600,
     }
+    assert {stat.S_IMODE(place.stat().st_mode) for place in (path, site.shelf)} == {0o700}
     stamp = read_stamp(site.state)
     assert stamp is not None
     assert stamp.path == str(path)
     assert stamp.bytes == sum(entry["bytes"] for entry in manifest["files"])
     assert SCRATCH not in await site.databases()
-    listed = await site.run("backup", "list", "--json")
-    assert json.loads(listed.text)["path"] == str(path)
-    verified = await site.run("backup", "verify", "latest")
-    assert (verified.code, "good" in verified.text) == (0, True), verified.text
+    assert json.loads(await site.answer("list", "--json"))["path"] == str(path)
+    assert "good" in await site.answer("verify", "latest")
 
 
 async def test_all_of_it_comes_back_after_everything_is_lost(site: Site, stack: LocalStack) -> None:
@@ -177,13 +190,15 @@ async def test_all_of_it_comes_back_after_everything_is_lost(site: Site, stack: 
         await connection.execute("DROP SCHEMA telegram_gateway, tp_capital CASCADE")
     shutil.rmtree(site.state)
     shutil.rmtree(site.sessions.path)
-    restored = await site.run("backup", "restore", "latest")
-    assert restored.code == 0, restored.text
+    await site.restore()
     assert await site.messages() == 10
     assert site.sessions.load("main") == SESSION
     stats = read_stats(site.state / "journal.db")
     assert (stats.rows, stats.sinks["timescaledb"].lag) == (12, 2)
-    assert (await site.run("db", "status")).code == 0
+    async with connected(stack) as connection:
+        await require_schema(connection, load_migrations())
+    await site.receive(13)
+    assert await site.messages() == 11
 
 
 async def test_the_journal_is_copied_while_a_gateway_writes_to_it(site: Site) -> None:
@@ -194,31 +209,31 @@ async def test_the_journal_is_copied_while_a_gateway_writes_to_it(site: Site) ->
             await journal.append(Batch("main", [new(number)]))
             number += 1
         path = await making
-        manifest = json.loads((path / "manifest.json").read_text())
-        assert 10 <= manifest["journals"][0]["head"] <= journal.last_seq
         with open_reader(path / "journal/journal.db") as reader:
             copied = [record.event.message_id for record in reader.read(0, 1 << 40, 1 << 20)]
+        assert 10 < len(copied) < journal.last_seq
         assert copied == [*range(1, 11), *range(100, 100 + len(copied) - 10)]
-        refused = await site.run("backup", "restore", "latest", "--replace")
-        assert (refused.code, "stop that one first" in refused.text) == (78, True), refused.text
-        assert await site.messages() == 10
+        with pytest.raises(JournalUnusable, match="stop that one first"):
+            await site.restore(replace=True)
+    assert await site.messages() == 10
 
 
 async def test_nothing_that_is_there_is_replaced_unasked(site: Site) -> None:
     await site.backup()
     await site.receive(11)
-    for part, hint in (("--database", "holds data"), ("--journal", "there is a journal")):
-        refused = await site.run("backup", "restore", "latest", part)
-        assert (refused.code, hint in refused.text) == (78, True), refused.text
     site.sessions.store("main", OTHER_SESSION)
-    refused = await site.run("backup", "restore", "latest", "--sessions")
-    assert (refused.code, "another session" in refused.text) == (78, True), refused.text
+    for part, hint in (
+        ("database", "holds data"),
+        ("journal", "there is a journal"),
+        ("sessions", "another session"),
+    ):
+        with pytest.raises(RestoreRefused, match=hint):
+            await site.restore(part)
     assert await site.messages() == 11
     assert site.sessions.load("main") == OTHER_SESSION
     assert read_stats(site.state / "journal.db").rows == 11
 
-    restored = await site.run("backup", "restore", "latest", "--replace")
-    assert restored.code == 0, restored.text
+    await site.restore(replace=True)
     assert await site.messages() == 10
     assert site.sessions.load("main") == SESSION
     assert read_stats(site.state / "journal.db").rows == 10
@@ -229,8 +244,7 @@ async def test_nothing_that_is_there_is_replaced_unasked(site: Site) -> None:
 async def test_a_database_that_goes_back_alone_gets_what_the_journal_has_once_more(site: Site) -> None:
     await site.backup()
     await site.receive(11, 12)
-    restored = await site.run("backup", "restore", "latest", "--database", "--replace")
-    assert restored.code == 0, restored.text
+    await site.restore("database", replace=True)
     assert await site.messages() == 10
     assert read_stats(site.state / "journal.db").sinks["timescaledb"].cursor == 0
 
@@ -238,71 +252,72 @@ async def test_a_database_that_goes_back_alone_gets_what_the_journal_has_once_mo
 async def test_a_database_does_not_go_back_behind_what_the_journal_still_holds(site: Site) -> None:
     await site.backup()
     await site.receive(11, 12)
-    journal = site.state / "journal.db"
-    async with Journal(journal, sinks=("timescaledb",), retention=timedelta(0)) as opened:
-        assert await opened.prune() > 0
-    refused = await site.run("backup", "restore", "latest", "--database", "--replace")
-    assert (refused.code, "Restore the journal too" in refused.text) == (78, True), refused.text
+    async with Journal(site.state / "journal.db", sinks=("timescaledb",), retention=timedelta(0)) as journal:
+        assert await journal.prune() > 0
+    with pytest.raises(RestoreRefused, match="Restore the journal too"):
+        await site.restore("database", replace=True)
     assert await site.messages() == 12
-    assert (await site.run("backup", "restore", "latest", "--replace")).code == 0
+    await site.restore("database", "journal", replace=True)
     assert await site.messages() == 10
+    assert read_stats(site.state / "journal.db").rows == 10
 
 
-async def test_another_hosts_gateway_that_lives_holds_the_database(site: Site, stack: LocalStack) -> None:
+async def test_a_database_is_not_pulled_away_under_another_hosts_gateway(
+    site: Site, stack: LocalStack
+) -> None:
     await site.backup()
     async with connected(stack) as connection:
         await connection.execute(
             "INSERT INTO telegram_gateway.account_leases (name, account, holder, epoch, acquired_at) "
             "VALUES ('user:1', 'main', 'main at another:/var/lib (x)', 1, now())"
         )
-    refused = await site.run("backup", "restore", "latest", "--database", "--replace")
-    assert (refused.code, "in use by main at another" in refused.text) == (78, True), refused.text
+    with pytest.raises(RestoreRefused, match="in use by main at another"):
+        await site.restore("database", replace=True)
     assert await site.messages() == 10
 
 
-async def test_old_backups_go_and_the_newest_stays_however_old(site: Site) -> None:
-    await site.backup()
+async def test_old_backups_go_and_the_newest_good_one_stays_however_old(site: Site) -> None:
     old = site.shelf / "20200101T000000Z"
-    site.newest().rename(old)
+    (await site.backup()).rename(old)
     crashed = site.shelf / ".unfinished-20200102T000000Z"
     crashed.mkdir()
     (crashed / "database.dump").write_bytes(b"half of it")
-    assert (await site.run("backup", "verify", "latest")).code == 0
-    broken = await site.run("backup", "create", TELEGRAM_DB_DIRECT_DSN="postgresql://x@127.0.0.1:1/x")
-    assert broken.code == 1, broken.text
-    assert old.is_dir()
+    with pytest.raises(SinkUnavailable):
+        await site.backup(db_direct_dsn="postgresql://x@127.0.0.1:1/x")
+    await site.verify(old)
     path = await site.backup()
     assert site.names() == [path]
-    kept = await site.backup(TELEGRAM_BACKUP_RETENTION="1h")
-    assert sorted(site.names()) == [path, kept]
+    second = await site.backup(backup_retention="1h")
+    assert sorted(site.names()) == [path, second]
 
 
-async def test_a_damaged_backup_is_found_out(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("name", "whole", "damaged"),
+    [
+        ("database.dump", b"PGDMP", b"PGDNP"),
+        ("manifest.json", b'"format"', b'"farmot"'),
+        ("manifest.json", b'"head": 10', b'"head": 11'),
+        ("manifest.json", b'.messages": 10', b'.messages": 11'),
+    ],
+)
+async def test_a_damaged_backup_is_found_out(site: Site, name: str, whole: bytes, damaged: bytes) -> None:
     path = await site.backup()
-    whole = {name: (path / name).read_bytes() for name in ("database.dump", "manifest.json")}
-    for name, damage in (
-        ("database.dump", lambda content: content[:-1] + bytes([content[-1] ^ 1])),
-        ("manifest.json", lambda content: content[:-20]),
-        ("manifest.json", lambda content: content.replace(b'"head": 10', b'"head": 11')),
-        ("manifest.json", lambda content: content.replace(b'.messages": 10', b'.messages": 11')),
-    ):
-        (path / name).write_bytes(damage(whole[name]))
-        assert (path / name).read_bytes() != whole[name]
-        judged = await site.run("backup", "verify", str(path))
-        assert judged.code in {1, 78}, judged.text
-        assert "good" not in judged.text
-        (path / name).write_bytes(whole[name])
-    assert (await site.run("backup", "verify", str(path))).code == 0
+    content = (path / name).read_bytes()
+    assert whole in content
+    (path / name).write_bytes(content.replace(whole, damaged))
+    with pytest.raises((BackupUnusable, BackupFailed)):
+        await site.verify(path)
+    (path / name).write_bytes(content)
+    await site.verify(path)
     assert SCRATCH not in await site.databases()
 
 
 async def test_a_role_that_may_not_create_databases_is_told_what_to_do(site: Site) -> None:
-    del site.variables["TELEGRAM_BACKUP_DB_USER"]
-    refused = await site.run("backup", "create")
-    assert refused.code == 78
-    assert "ALTER ROLE telegram CREATEDB" in refused.text
-    assert "TELEGRAM_BACKUP_DB_USER" in refused.text
-    assert not site.shelf.exists() or site.names() == []
+    del site.variables["backup_db_user"]
+    with pytest.raises(ConfigurationError, match="ALTER ROLE telegram CREATEDB") as refused:
+        await site.backup()
+    assert "TELEGRAM_BACKUP_DB_USER" in str(refused.value)
+    assert not site.shelf.exists()
 
 
 @pytest.fixture
@@ -320,8 +335,8 @@ def small_disk(tmp_path: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("small_disk")
 async def test_a_full_disk_leaves_no_backup_behind(site: Site) -> None:
     await site.receive(*range(1000, 3000), text="x" * 2000)
-    full = await site.run("backup", "create")
-    assert (full.code, "no space left" in full.text.lower()) == (1, True), full.text
+    with pytest.raises(BackupFailed, match=r"(?i)no space left"):
+        await site.backup()
     assert site.names() == []
     assert read_stamp(site.state) is None
 
@@ -348,8 +363,7 @@ async def test_a_backup_that_is_stopped_or_killed_never_counts(site: Site, numbe
     killed = number == signal.SIGKILL
     assert making.returncode == (-signal.SIGKILL if killed else 1), said
     assert ((site.names() != []), (SCRATCH in await site.databases())) == (killed, killed)
-    listed = await site.run("backup", "list")
-    assert "no backups" in listed.text
+    assert "no backups" in await site.answer("list")
     assert read_stamp(site.state) is None
     path = await site.backup()
     assert site.names() == [path]
@@ -358,7 +372,7 @@ async def test_a_backup_that_is_stopped_or_killed_never_counts(site: Site, numbe
 
 async def in_the_middle(site: Site) -> asyncio.subprocess.Process:
     """A backup that is being restored on trial at this moment."""
-    making = await site.start("backup", "create")
+    making = await site.command("create")
     async with asyncio.timeout(PATIENCE_SECONDS), connected(site.stack) as connection:
         while not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", SCRATCH):
             assert making.returncode is None, await making.communicate()
