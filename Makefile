@@ -3,12 +3,13 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 WORKERS := 2
+SITE := build/docs
 UV_VERSION := 0.13.8
 COMPILE = .venv/bin/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url \
 	--custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench chaos lock stack-up stack-down clean
+.PHONY: help setup demo test check docs bench chaos lock stack-up stack-down clean
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,9 @@ check: setup ## Lint, formatting and types
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
+
+docs: setup ## Build the documentation into build/docs: diagrams, pages, every reference checked
+	@$(PYTHON) -m sphinx -W --keep-going --quiet -d $(SITE)/.doctrees docs $(SITE)
 
 bench: setup ## Measure beside a bare client and the afternoon version
 	@$(PYTHON) -m tests.bench $(ARGS)
