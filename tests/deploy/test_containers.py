@@ -83,7 +83,7 @@ async def test_the_database_runs_the_shipped_settings(host: Host, secrets: Path)
 
 async def test_nobody_comes_in_from_the_bridge_without_the_password(host: Host) -> None:
     for address in ("127.0.0.1:5434", f"{BRIDGE}:5434", f"{BRIDGE}:6434"):
-        with pytest.raises(AssertionError, match="(password|SASL) authentication failed"):
+        with pytest.raises(AssertionError, match=r"(password|SASL) authentication failed"):
             host.run("psql", "-Xc", "SELECT 1", f"postgresql://telegram:wrong@{address}{DATABASE}")
     # The superuser has no way in over the bridge at all.
     with pytest.raises(AssertionError, match=r"no pg_hba\.conf entry"):
