@@ -100,6 +100,8 @@ class Settings(BaseSettings):
     db_dsn: SecretStr = SecretStr("postgresql://telegram@127.0.0.1:6434/telegram_gateway")
     db_direct_dsn: SecretStr = SecretStr("postgresql://telegram@127.0.0.1:5434/telegram_gateway")
     db_password: SecretStr | None = None
+    old_db_dsn: SecretStr | None = None  # the database of the stack before this one: telegram-gateway migrate
+    old_db_password: SecretStr | None = None
     lease: bool | None = None  # unset: as enable_db
     db_retention: Duration | None = timedelta(days=90)
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")

@@ -23,6 +23,7 @@ _COMMANDS = {
     "lease": ("lease", "Show which host runs which account, and move accounts."),
     "backup": ("backup", "Create, list, verify and restore backups of sessions, database and journal."),
     "db": ("db", "Migrate the database schema, roll it back, show its state."),
+    "migrate": ("migrate", "Move in from the old containerised stack, and back."),
     "api": ("api", "Serve the REST API."),
     "token": ("token", "Create, list and revoke the API's tokens."),
     "tp-capital": ("tp_capital", "Run TP Capital's worker, which stores trading signals."),

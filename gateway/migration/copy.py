@@ -1,0 +1,134 @@
+"""Carries rows from the old table into our database, in the order of their dates: what differs, and only that.
+
+A batch is one transaction, and what is there already changes nothing: after a kill, the next run compares again
+and goes on with what is left.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from gateway.database import refresh_aggregates
+from gateway.errors import NeedsOperator
+from gateway.event import utc_now
+from gateway.migration.compare import EVER, Comparison, compare
+from gateway.migration.new import NewDatabase
+from gateway.migration.old import OldTable
+from gateway.migration.state import Plan, StateFile
+from gateway.retention import refuse_beyond_retention
+from gateway.settings import Settings
+from gateway.tasks import run_together
+
+BATCH_ROWS = 5000
+WAITING_BATCHES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the copy is; `seconds` since it began to carry rows."""
+
+    rows: int
+    total: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.rows / self.seconds if self.seconds else 0.0
+
+    @property
+    def left_seconds(self) -> float | None:
+        return (self.total - self.rows) / self.rate if self.rate else None
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a copy did. `rejected` rows have no usable id or date; they are in the file of that name."""
+
+    rows: int
+    days: int
+    rejected: int
+    seconds: float
+
+
+async def refuse_unfit(old: OldTable, plan: Plan, settings: Settings) -> None:
+    """Raises NeedsOperator (ConfigurationError) for rows that the plan cannot bring over."""
+    summary = await old.summary(plan.since or EVER)
+    if summary.numbered_by_account and plan.user_id is None:
+        raise NeedsOperator(
+            f"{summary.numbered_by_account} rows are of private chats or basic groups, whose ids count per account: "
+            "give the account's user id with --user-id (telegram-gateway session check shows it), "
+            "or the session with --volume"
+        )
+    begin = max(summary.oldest, plan.since) if summary.oldest and plan.since else summary.oldest
+    if begin is not None and not (plan.since and plan.since > (summary.newest or begin)):
+        try:
+            refuse_beyond_retention(settings, begin)
+        except NeedsOperator as error:
+            raise NeedsOperator(f"{error}; to leave what is older where it is: --since") from None
+
+
+async def copy(
+    old: OldTable, new: NewDatabase, plan: Plan, settings: Settings, state: StateFile,
+    report: Callable[[Progress], None], *, dry_run: bool = False,
+) -> Copied:  # fmt: skip
+    """Brings over what differs. Raises NeedsOperator for what it must not take, GatewayError when a server fails."""
+    await refuse_unfit(old, plan, settings)
+    found = await compare(old, new, plan)
+    rejected = await _keep_rejected(old, None if dry_run else state)
+    started = time.monotonic()
+    if dry_run or not found.different_old:
+        return Copied(0 if not dry_run else found.different_old, len(found.different), rejected, 0.0)
+    await _carry(old, new, plan, found, report)
+    seconds = time.monotonic() - started
+    days = [bucket.day for bucket in found.different]
+    await refresh_aggregates(
+        settings.db_direct_dsn.get_secret_value(),
+        datetime.combine(min(days), datetime.min.time(), UTC),
+        utc_now(),
+        password=settings.db_password.get_secret_value() if settings.db_password else None,
+    )
+    return Copied(found.different_old, len(days), rejected, seconds)
+
+
+async def _carry(
+    old: OldTable, new: NewDatabase, plan: Plan, found: Comparison, report: Callable[[Progress], None]
+) -> None:
+    batches: asyncio.Queue[list[bytes] | None] = asyncio.Queue(WAITING_BATCHES)
+    total = found.different_old
+    started = time.monotonic()
+
+    async def read() -> None:
+        lines: list[bytes] = []
+
+        async def take(data: bytes) -> None:
+            nonlocal lines
+            # One row never spreads over two messages of the protocol, and has no line break inside.
+            lines += data.splitlines(keepends=True) if data.count(b"\n") > 1 else [data]
+            if len(lines) >= BATCH_ROWS:
+                full, lines = lines, []
+                await batches.put(full)
+
+        days = [(bucket.channel_id, bucket.day) for bucket in found.different if bucket.old.messages]
+        await old.read(plan.user_id or 0, plan.since or EVER, days, take)
+        if lines:
+            await batches.put(lines)
+        await batches.put(None)
+
+    async def write() -> None:
+        rows = 0
+        while (lines := await batches.get()) is not None:
+            await new.take_in(lines, plan.account, plan.consumer, old.carried)
+            rows += len(lines)
+            report(Progress(rows, total, time.monotonic() - started))
+
+    await run_together(read(), write())
+
+
+async def _keep_rejected(old: OldTable, state: StateFile | None) -> int:
+    """How many rows have no place here; all of them are written to a file as they are, readable by us only."""
+    rows = await old.rejected()
+    if state is not None and rows:
+        state.write(state.rejected.name, "\n".join([*rows, ""]).encode())
+    return len(rows)
