@@ -133,7 +133,7 @@ def board() -> Board:
             graph(
                 "Sessions",
                 "Sessions of PostgreSQL by state, and how many it allows.",
-                (f"sum by (state) (pg_stat_activity_count{{{_DB}}})", "{{state}}"),
+                (f'sum by (state) (pg_stat_activity_count{{{_DB},state=~"active|idle.*"}})', "{{state}}"),
                 ("max(pg_settings_max_connections)", "limit"),
                 unit="short",
                 width=6,

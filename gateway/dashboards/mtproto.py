@@ -69,7 +69,8 @@ def board() -> Board:
                 "Reconnects",
                 "Connections re-established after a loss, in the time shown.",
                 (
-                    f"sum by (account) (increase(telegram_gateway_reconnects_total{{{ACCOUNT}}}[$__range]))",
+                    "round(sum by (account)"
+                    f" (increase(telegram_gateway_reconnects_total{{{ACCOUNT}}}[$__range])))",
                     "{{account}}",
                 ),
                 steps=((None, "green"), (10, "orange")),

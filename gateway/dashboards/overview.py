@@ -130,6 +130,7 @@ def board() -> Board:
                     f" / telegram_gateway_journal_limit_bytes{{{GATEWAY}}})",
                     "journal",
                 ),
+                (f"max(1 - telegram_gateway:journal_disk_free:ratio{{{GATEWAY}}})", "journal's disk"),
                 (
                     'max(pgbouncer_databases_current_connections{name="telegram_gateway"}'
                     ' / pgbouncer_databases_max_connections{name="telegram_gateway"})',
@@ -207,7 +208,7 @@ def board() -> Board:
                 "Answering",
                 "Whether each part answers Prometheus. A part that you do not run is no fault.",
                 ("min by (job) (up)", "{{job}}"),
-                width=18,
+                width=15,
                 steps=UP,
                 words=UP_WORDS,
                 none="nothing",
@@ -221,11 +222,21 @@ def board() -> Board:
                 words=DOWN_WORDS,
             ),
             figure(
+                "Last backup",
+                "Age of the newest backup that was restored and counted before it was called good.",
+                ("time() - max(telegram_gateway_backup_last_success_timestamp_seconds > 0)", ""),
+                unit="s",
+                width=3,
+                steps=share(26 * 3600, 50 * 3600),
+                none="none yet",
+            ),
+            figure(
                 "Version",
                 "Which version runs where.",
                 (f"telegram_gateway_build_info{{{GATEWAY}}}", "{{version}}"),
                 width=3,
                 none="none",
+                names=True,
             ),
         )
     )

@@ -46,16 +46,16 @@ def graph(
     width: int = 8,
     steps: Steps | None = None,
     top: float | None = None,
+    bottom: float | None = 0,
     stacked: bool = False,
 ) -> timeseries.Panel:
-    """Lines over time. `steps` are drawn as lines as well, `top` is the most that is possible."""
+    """Lines over time. `steps` are lines as well; `top` and `bottom` are what is possible."""
     panel = (
         timeseries.Panel()
         .title(title)
         .description(text)
         .datasource(SOURCE)
         .unit(unit)
-        .min(0)
         .span(width)
         .height(8)
         .line_width(1)
@@ -76,6 +76,8 @@ def graph(
     )
     if stacked:
         panel.stacking(options.StackingConfig().mode(common.StackingMode.NORMAL))
+    if bottom is not None:
+        panel.min(bottom)
     if top is not None:
         panel.max(top)
     if steps is not None:
@@ -97,8 +99,12 @@ def figure(
     steps: Steps = PLAIN,
     words: Mapping[str, tuple[str, str]] | None = None,
     none: str = "0",
+    names: bool = False,
 ) -> stat.Panel:
-    """The newest value of each series, large; `words` says it in words, `none` what no series means."""
+    """The newest value of each series, large, or with `names` its legend.
+
+    `words` says values in words, `none` what it means when there is no series.
+    """
     panel = (
         stat.Panel()
         .title(title)
@@ -111,7 +117,7 @@ def figure(
         .thresholds(_thresholds(steps))
         .color_mode(common.BigValueColorMode.VALUE)
         .graph_mode(common.BigValueGraphMode.NONE)
-        .text_mode(common.BigValueTextMode.AUTO)
+        .text_mode(common.BigValueTextMode.NAME if names else common.BigValueTextMode.AUTO)
         .reduce_options(options.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
     )
     if words is not None:

@@ -65,7 +65,7 @@ def board() -> Board:
             figure(
                 "Refused clients",
                 "Connections refused for want of room, in the time shown.",
-                ("sum(increase(redis_rejected_connections_total[$__range]))", ""),
+                ("round(sum(increase(redis_rejected_connections_total[$__range])))", ""),
                 width=3,
                 steps=((None, "green"), (1, "red")),
             ),

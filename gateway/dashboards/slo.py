@@ -63,6 +63,7 @@ def board() -> Board:
                 width=12,
                 steps=least(0, 0.25),
                 top=1,
+                bottom=None,
             ),
             graph(
                 "Good now",
@@ -94,9 +95,8 @@ def board() -> Board:
                 "API: failed requests",
                 "Requests answered with 5xx.",
                 (
-                    "sum by (code)"
-                    f' (rate(telegram_gateway_api_requests_total{{code=~"5.."}}{RATE})) or vector(0)',
-                    "{{code}}",
+                    f'sum(rate(telegram_gateway_api_requests_total{{code=~"5.."}}{RATE})) or vector(0)',
+                    "5xx",
                 ),
                 unit="reqps",
                 width=6,

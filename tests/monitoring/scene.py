@@ -7,11 +7,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
 import aiohttp
 
+from gateway.backup.stamp import Stamp, write_stamp
 from gateway.localstack import LocalStack
 from gateway.sandbox.signals import signal
 from tests.console.conftest import Place, running_place
@@ -67,6 +69,8 @@ async def running_scene(directory: Path, interval: str = "2s") -> AsyncIterator[
     async with AsyncExitStack() as parts:
         stack = await parts.enter_async_context(LocalStack(servers=SERVERS))
         place = await parts.enter_async_context(running_place(stack, directory))
+        # As a good backup leaves it.
+        write_stamp(place.gateway.state_dir, Stamp(datetime.now(UTC), 1, "none"))
         exporters = await parts.enter_async_context(running_exporters(stack, directory))
         # One for each way of reading, because each shows figures that the other has not.
         workers = await parts.enter_async_context(_running_workers(place, directory, "queue", "polling"))

@@ -119,7 +119,7 @@ async def test_every_choice_of_a_variable_comes_from_a_label_that_is_there(scene
         for variable in known.values():
             if variable["type"] == "query":
                 metric, label = variable["query"].removeprefix("label_values(").removesuffix(")").split(", ")
-                found = await scene.prometheus.query(metric)
+                found = await scene.prometheus.query(f"last_over_time({metric}[{WINDOW}])")
                 assert any(sample.labels.get(label) for sample in found), (name, variable["name"])
         used = {
             one
@@ -144,16 +144,18 @@ async def test_every_rule_stands_on_metrics_that_somebody_exports_and_every_reco
     unknown = {rule["name"]: missing for rule in rules if (missing := metric_names(rule["query"]) - names)}
     assert not unknown
     recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
-    assert not [name for name in recorded if not await scene.prometheus.query(name)]
+    assert not [
+        name for name in recorded if not await scene.prometheus.query(f"last_over_time({name}[{WINDOW}])")
+    ]
 
 
 async def test_the_poolers_exporter_shows_its_limits_and_says_when_the_pooler_is_gone(scene: Scene) -> None:
     """The last test: it stops the pooler."""
-    query = scene.prometheus.query
-    (limit,) = await query('pgbouncer_databases_max_connections{name="telegram_gateway"}')
-    (clients,) = await query("pgbouncer_config_max_client_connections")
+    wait = scene.prometheus.wait_query
+    (limit,) = await wait('pgbouncer_databases_max_connections{name="telegram_gateway"}')
+    (clients,) = await wait("pgbouncer_config_max_client_connections")
     assert (limit.value, clients.value) == (20, 100)
-    (served,) = await query('pgbouncer_stats_queries_pooled_total{database="telegram_gateway"}')
+    (served,) = await wait('pgbouncer_stats_queries_pooled_total{database="telegram_gateway"}')
     assert served.value > 100
     await scene.stack.pgbouncer.kill()
-    await scene.prometheus.wait_query("pgbouncer_up", until=lambda found: [one.value for one in found] == [0])
+    await wait("pgbouncer_up", until=lambda found: [one.value for one in found] == [0])
