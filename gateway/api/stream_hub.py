@@ -155,9 +155,14 @@ class StreamHub:
 
     def _take(self, event: Event) -> None:
         """Passes an event on unless it was before."""
+        at = microseconds(event.received_at)
         if self._was_taken(event):
+            if self._seen.get(event.id, at) != at:
+                # Of two accounts, or of a gateway that went on from an older state: delivered there as well.
+                self._seen[event.id] = at
+                self.progress.add(event, in_order=lane_of(event) not in self._first)
             return
-        self._remember(event.id, microseconds(event.received_at))
+        self._remember(event.id, at)
         self._number += 1
         lane = lane_of(event)
         in_order = lane not in self._first
@@ -177,7 +182,7 @@ class StreamHub:
         lane = lane_of(event)
         if lane not in self._begun:
             self._begun.add(lane)
-            if event.id not in self._seen or lane in self._first:
+            if self._seen.get(event.id) != microseconds(event.received_at) or lane in self._first:
                 self._first[lane] = event.id
                 self._look.set()
         self._take(event)
@@ -257,7 +262,8 @@ class StreamHub:
             unseen = {
                 row["event_id"]: row["received_at"]
                 for row in rows
-                if row["event_id"] not in self._seen and microseconds(row["received_at"]) > self.start
+                if self._seen.get(row["event_id"]) != (at := microseconds(row["received_at"]))
+                and at > self.start
             }
             if unseen:
                 await self._fetch(unseen, unseen.values())

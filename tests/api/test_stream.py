@@ -19,6 +19,7 @@ import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from gateway.api.stream_cursor import Progress, microseconds
 from gateway.event import Event, utc_now
@@ -207,6 +208,26 @@ async def test_the_database_tells_the_same_as_rabbitmq_to_the_byte(
         stored = await stream.take(4)
         await stream.nothing()
     assert [(each.kind, each.data) for each in stored] == [(each.kind, each.data) for each in live]
+
+
+async def test_what_two_accounts_saw_comes_once_also_in_another_process(
+    api: Api, second_api: Api, source: Source
+) -> None:
+    """RabbitMQ gets both copies; the database keeps the one that came first, here the second account's."""
+    async with listening(api) as stream:
+        await opened(stream)
+        found = []
+        for event in source.make(4):
+            twin = replace(event, account="second", received_at=event.received_at + timedelta(milliseconds=1))
+            await source.publish(event, twin)
+            await source.store(twin)
+            found.append(await stream.next())
+        await stream.nothing()
+    for last in found[-2:]:
+        async with listening(second_api, last.id) as stream:
+            expected = [each.event_id for each in found[found.index(last) + 1 :]]
+            assert [each.event_id for each in await stream.take(len(expected))] == expected
+            await stream.nothing()
 
 
 async def test_filters_and_the_tokens_chats_hold(api: Api, source: Source) -> None:

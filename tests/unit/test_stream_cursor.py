@@ -64,6 +64,13 @@ def test_while_the_order_is_not_certain_each_event_is_named() -> None:
     assert progress.unsettled("main") == 1
 
 
+def test_what_another_account_brought_last_was_delivered() -> None:
+    progress = Progress(microseconds(BEGIN) - 1)
+    progress.add(event(1, 1))
+    assert progress.covers(event(1, 2, "second"))
+    assert not progress.covers(event(2, 2, "second"))
+
+
 def test_long_ago_counts_as_delivered_and_costs_nothing() -> None:
     progress = Progress(microseconds(BEGIN) - 1)
     progress.add(event(1, 0, "second"))
