@@ -10,7 +10,7 @@ import pytest
 
 from gateway.cli import cli
 from tests.docs.conftest import Shell
-from tests.docs.pages import ROOT, RUN, Block, Test, blocks, inline_code, pages, unmarked
+from tests.docs.pages import ROOT, RUN, Block, Test, blocks, inline_code, pages, tables, unmarked
 
 _ALL = [block for page in pages() for block in blocks(page)]
 _RUN = {page: [block for block in blocks(page) if block.marker == RUN] for page in pages()}
@@ -72,6 +72,12 @@ def test_commands_and_options_that_are_named_exist(page: Path) -> None:
     assert not unknown
 
 
+def test_every_command_is_listed() -> None:
+    page = ROOT / "docs" / "commands.md"
+    listed = {cells[0].strip("`").split("`")[0].split()[0] for cells in tables(page)[0][1:]}
+    assert listed == set(cli.list_commands(click.Context(cli)))
+
+
 @pytest.mark.parametrize("page", pages(), ids=_name)
 def test_tasks_that_are_named_are_in_the_makefile(page: Path) -> None:
     written = [command for block in blocks(page) for command in block.commands] + list(inline_code(page))
@@ -127,6 +133,8 @@ def _subcommand(words: list[str]) -> tuple[list[str], click.Command]:
     command: click.Command = cli
     context = click.Context(cli)
     for word in words[1:]:
+        if word.startswith("@"):  # whose settings the installed command takes
+            continue
         if not isinstance(command, click.Group) or word.startswith("-"):
             break
         inner = command.get_command(context, word.rstrip(","))
@@ -141,7 +149,7 @@ def _unknown(line: str) -> list[str]:
         words = _words(line)
     except ValueError as error:
         return [f"{line!r} is no command line: {error}"]
-    if not words or Path(words[0]).name != "telegram-gateway" or any(_variable(word) for word in words[1:2]):
+    if not words or Path(words[0]).name != "telegram-gateway" or any(_variable(word) for word in words[1:3]):
         return []
     try:
         _, command = _subcommand(words)
