@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -92,18 +93,26 @@ async def stack() -> AsyncIterator[LocalStack]:
 @pytest_asyncio.fixture
 async def rig(stack: LocalStack, tmp_path: Path) -> AsyncIterator[Rig]:
     """A logged-in, running gateway with all three sinks, and a consumer bound to every chat."""
-    async with Sandbox(state_dir=tmp_path / "sandbox") as sandbox:
+    async with running_rig(stack, tmp_path) as running:
+        yield running
+
+
+@asynccontextmanager
+async def running_rig(stack: LocalStack, directory: Path, **settings: str) -> AsyncIterator[Rig]:
+    """A rig below `directory` whose gateway has `settings` beside the usual ones."""
+    async with Sandbox(state_dir=directory / "sandbox") as sandbox:
         # As Telegram does: a difference has messages in their present form, and none that are gone.
         sandbox.world.replays_revisions = False
         scene = populate(sandbox.world)
         gateway = GatewayProcess(
-            tmp_path,
+            directory,
             {
                 **stack.environment,
                 "TELEGRAM_API_ID": "1",
                 "TELEGRAM_API_HASH": "sandbox",
                 "TELEGRAM_SERVER": f"{sandbox.host}:{sandbox.port}",
                 "TELEGRAM_SERVER_PUBLIC_KEY": str(sandbox.public_key_path),
+                **settings,
             },
         )
         await gateway.command("db", "migrate")
