@@ -77,15 +77,18 @@ def write_container_secrets(credentials: Path, directory: Path, config_dir: Path
 
 def _put(file: Path, secret: Secret) -> bool:
     """Whether the file had to be written; its owner and mode are right afterwards in any case."""
-    current = file.read_text() if file.exists() else None
-    if current is not None and (secret.keep or current == secret.text):
-        os.chown(file, secret.uid, -1)
-        file.chmod(0o600)
+    if not file.exists():
+        fresh = file.with_name(f".{file.name}.new")
+        write_private(fresh, secret.text)
+        os.chown(fresh, secret.uid, -1)
+        fresh.replace(file)
+        return True
+    os.chown(file, secret.uid, -1)
+    file.chmod(0o600)
+    if secret.keep or file.read_text() == secret.text:
         return False
-    fresh = file.with_name(f".{file.name}.new")
-    write_private(fresh, secret.text)
-    os.chown(fresh, secret.uid, -1)
-    fresh.replace(file)
+    # In place: a running container has this very file mounted, and would keep a replaced one.
+    file.write_text(secret.text)
     return True
 
 

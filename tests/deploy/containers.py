@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -141,6 +141,11 @@ class Host:
         assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def get(self, url: str) -> str:
+        """The body of an HTTP answer, from within the network."""
+        program = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())"
+        return self.run(sys.executable, "-c", program, url)
+
     async def wait_healthy(self, service: Service) -> None:
         """Runs the service's own health check inside it until it succeeds."""
         deadline = asyncio.get_running_loop().time() + READY_SECONDS
@@ -148,21 +153,26 @@ class Host:
             process = self._running[service.name]
             assert process.returncode is None, f"{service.name} ended:\n{self.log(service.name).read_text()}"
             if inside := _children(process.pid):
-                check = await asyncio.create_subprocess_exec(
-                    *("nsenter", f"--target={inside[0]}", "--mount", "--net", "--pid", "--root", "--wd"),
-                    *_as_user(service),
-                    *service.health,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.STDOUT,
-                )
-                answer, _ = await check.communicate()
-                if check.returncode == 0:
+                code, said = await _execute(inside[0], service, service.health)
+                if code == 0:
                     return
-                said = answer.decode()
                 assert asyncio.get_running_loop().time() < deadline, (
                     f"{service.name} is not healthy: {said}\n{self.log(service.name).read_text()[-3000:]}"
                 )
             await asyncio.sleep(POLL_SECONDS)
+
+    async def execute(self, service: Service, *argv: str) -> str:
+        """Runs a command inside a service, as `docker compose exec` does; returns what it printed."""
+        (inside,) = _children(self._running[service.name].pid)
+        code, said = await _execute(inside, service, argv)
+        assert code == 0, said
+        return said
+
+    async def restart(self, service: Service) -> None:
+        """Ends a service and starts it again; returns when it is healthy."""
+        await self.kill(service.name)
+        await self.start(service)
+        await self.wait_healthy(service)
 
     async def kill(self, name: str) -> None:
         """Ends a service and all its processes, as a crash would."""
@@ -178,6 +188,18 @@ class Host:
 
     def log(self, name: str) -> Path:
         return self.directory / f"{name}.log"
+
+
+async def _execute(inside: int, service: Service, argv: Sequence[str]) -> tuple[int | None, str]:
+    process = await asyncio.create_subprocess_exec(
+        *("nsenter", f"--target={inside}", "--mount", "--net", "--pid", "--root", "--wd"),
+        *_as_user(service),
+        *argv,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    return process.returncode, said.decode()
 
 
 def _children(pid: int) -> list[int]:

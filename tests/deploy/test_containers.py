@@ -103,20 +103,17 @@ async def test_the_pooler_keeps_its_limits_and_the_exporter_may_look(host: Host,
 
 
 async def test_the_broker_takes_its_limits_from_the_definitions(host: Host) -> None:
-    # Its own tool, as its own user, inside it.
-    figures = host.run("curl", "-sf", "http://127.0.0.1:15692/metrics")
+    figures = host.get("http://127.0.0.1:15692/metrics")
     assert re.search(r"^rabbitmq_resident_memory_limit_bytes 768000000$", figures, re.MULTILINE)
     assert "guest" not in host.log("rabbitmq").read_text()
-    queues = host.run(
-        "curl", "-sfg", "http://127.0.0.1:15692/metrics/detailed?vhost=telegram&family=queue_coarse_metrics"
-    )
+    queues = host.get("http://127.0.0.1:15692/metrics/detailed?vhost=telegram&family=queue_coarse_metrics")
     assert 'queue="telegram.messages.dlq"' in queues
 
 
 async def test_prometheus_finds_every_server_and_every_exporter(host: Host) -> None:
     deadline = time.monotonic() + 60
     while True:
-        answer = host.run("curl", "-sf", "http://127.0.0.1:9090/api/v1/targets?state=active")
+        answer = host.get("http://127.0.0.1:9090/api/v1/targets?state=active")
         targets = json.loads(answer)["data"]["activeTargets"]
         health = {(target["labels"]["job"], target["labels"]["instance"]): target for target in targets}
         if health and all(target["health"] != "unknown" for target in targets):
@@ -128,9 +125,47 @@ async def test_prometheus_finds_every_server_and_every_exporter(host: Host) -> N
     silent = {job for (job, _), target in health.items() if target["health"] != "up"}
     assert silent == absent, {job: health[job]["lastError"] for job in health}
     for exported in ("pg_up", "redis_up"):
-        found = host.run("curl", "-sf", f"http://127.0.0.1:9090/api/v1/query?query={exported}")
+        found = host.get(f"http://127.0.0.1:9090/api/v1/query?query={exported}")
         values = [sample["value"][1] for sample in json.loads(found)["data"]["result"]]
         assert set(values) == {"1"}, exported
+
+
+async def test_new_passwords_hold_once_the_servers_have_been_told(host: Host, secrets: Path) -> None:
+    old = password(secrets, "timescaledb-gateway-password")
+    for file in (secrets.parent / "credentials").iterdir():
+        file.unlink()
+    write_container_secrets(secrets.parent / "credentials", secrets)
+    new = password(secrets, "timescaledb-gateway-password")
+    assert new != old
+    await host.execute(
+        service("timescaledb"),
+        *("psql", "-U", "postgres", "-f", "/docker-entrypoint-initdb.d/900-bootstrap.sql"),
+    )
+    told = (
+        "pgbouncer",
+        "redis-master",
+        "redis-replica",
+        "sentinel-1",
+        "sentinel-2",
+        "sentinel-3",
+        "rabbitmq",
+    )
+    for name in told:
+        await host.kill(name)
+    for name in told:
+        await host.start(service(name))
+    for name in told:
+        await host.wait_healthy(service(name))
+    for address in ("127.0.0.1:5434", "127.0.0.1:6434"):
+        assert psql(host, secrets, address, "SELECT current_user") == "telegram"
+        with pytest.raises(AssertionError, match=r"(password|SASL) authentication failed"):
+            host.run("psql", "-Xc", "SELECT 1", f"postgresql://telegram:{old}@{address}{DATABASE}")
+    assert redis(host, secrets, 6379, "PING") == redis(host, secrets, 26379, "PING") == "PONG"
+    await host.execute(
+        service("rabbitmq"),
+        *("rabbitmqctl", "--quiet", "authenticate_user", "telegram"),
+        password(secrets.parent / "credentials", "rabbitmq_password"),
+    )
 
 
 async def test_a_killed_master_is_replaced_and_a_restarted_container_stays_what_it_became(
@@ -142,9 +177,7 @@ async def test_a_killed_master_is_replaced_and_a_restarted_container_stays_what_
         assert time.monotonic() - began < 15
         await asyncio.sleep(0.1)
     # What Sentinel wrote is in the volume, not in the shipped file: it survives the container.
-    await host.kill("redis-replica")
-    await host.start(service("redis-replica"))
-    await host.wait_healthy(service("redis-replica"))
+    await host.restart(service("redis-replica"))
     assert redis(host, secrets, 6380, "ROLE").splitlines()[0] == "master"
     assert redis(host, secrets, 6380, "CONFIG", "GET", "maxmemory-policy").split() == [
         "maxmemory-policy",
