@@ -15,12 +15,12 @@ from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from yarl import URL
 
 from gateway.event import Event, decode
+from gateway.event_message import EXCHANGE
 from gateway.settings import Settings
 from gateway.urls import url_per_host
 
 log = structlog.get_logger()
 
-EXCHANGE = "telegram.messages"
 EVERYTHING = "telegram.channel.#"
 QUEUE_MESSAGES = 10_000  # that the broker keeps for a process that is slow; the database has the rest
 PREFETCH = 500

@@ -25,12 +25,12 @@ from aiormq.exceptions import ChannelAccessRefused, ConnectionNotAllowed
 
 from gateway.consumer.settings import ConsumerSettings
 from gateway.errors import ConfigurationError, SinkUnavailable
-from gateway.event import Event, utc_now
+from gateway.event import utc_now
+from gateway.event_message import EXCHANGE, routing_key
 from gateway.urls import url_per_host
 
 log = structlog.get_logger()
 
-EXCHANGE = "telegram.messages"
 DEAD_LETTER_EXCHANGE = "telegram.messages.dlx"
 DEAD_LETTER_QUEUE = "telegram.messages.dlq"
 DELIVERY_LIMIT = 20  # how often a message that kills its consumer comes again
@@ -49,7 +49,6 @@ QUEUE_ARGUMENTS: dict[str, Any] = {
     "x-overflow": "reject-publish",
     "x-delivery-limit": DELIVERY_LIMIT,
 }
-_KEY_SUFFIX = {"message.new": "", "message.edited": ".edited", "message.deleted": ".deleted"}
 
 
 class Broker:
@@ -137,8 +136,7 @@ async def declare_queues(
         )
         for chat in chats if bound else ():
             for kind in settings.kinds:
-                key = f"telegram.channel.{chat}{_KEY_SUFFIX[kind]}"
-                await queue.bind(exchange, key, timeout=ANSWER_TIMEOUT)
+                await queue.bind(exchange, routing_key(chat, kind), timeout=ANSWER_TIMEOUT)
         queues.append(queue)
     return queues
 
@@ -201,25 +199,6 @@ class DeadLetters:
         channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
         self._exchange = await declare_dead_letters(channel)
         return self._exchange
-
-
-def headers_of(event: Event) -> dict[str, Any]:
-    """The headers that the gateway gives an event, for one that did not come from a queue."""
-    return {
-        "x-source": "telegram-gateway",
-        "x-channel-id": event.channel_id,
-        "x-account": event.account,
-        "x-kind": event.kind,
-        "x-schema": event.v,
-        "cloudEvents_source": f"/telegram/{event.chat_key}",
-        "cloudEvents_subject": str(event.message_id),
-        "cloudEvents_type": event.kind,
-    }
-
-
-def routing_key_of(event: Event) -> str:
-    """The routing key that the gateway gives an event."""
-    return f"telegram.channel.{event.channel_id}{_KEY_SUFFIX[event.kind]}"
 
 
 async def close_quietly(connection: AbstractConnection) -> None:

@@ -3,9 +3,10 @@
 import msgspec
 import structlog
 
-from gateway.consumer.broker import DeadLetters, headers_of, routing_key_of
+from gateway.consumer.broker import DeadLetters
 from gateway.errors import SinkUnavailable
 from gateway.event import Event, encode, new_id
+from gateway.event_message import headers_of, routing_key
 
 log = structlog.get_logger()
 
@@ -39,7 +40,7 @@ class PolledDelivery:
                 encode(event),
                 message_id=event.id,
                 headers=headers_of(event),
-                routing_key=routing_key_of(event),
+                routing_key=routing_key(event.channel_id, event.kind),
                 queue=self._queue,
                 reason=reason,
                 attempts=attempts,

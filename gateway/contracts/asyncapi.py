@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from gateway.contracts.examples import DELETION, EDIT, PHOTO, PIN, POST
 from gateway.contracts.schema import event_definitions, example
 from gateway.event import SCHEMA_VERSION, Event, Kind
-from gateway.sinks.rabbitmq import EXCHANGE
+from gateway.event_message import EXCHANGE, headers_of
 
 Part = dict[str, Any]
 
@@ -74,24 +74,6 @@ def asyncapi_document() -> Part:
             | {"Headers": _HEADERS, "DeadLetterHeaders": _DEAD_LETTER_HEADERS},
             "securitySchemes": {"password": {"type": "userPassword"}},
         },
-    }
-
-
-def headers_of(event: Event) -> Part:
-    """The headers of an event's message, but for the moment of a replay."""
-    happened = event.edit_date or event.telegram_date or event.received_at
-    return {
-        "x-source": "telegram-gateway",
-        "x-channel-id": event.channel_id,
-        "x-account": event.account,
-        "x-kind": event.kind,
-        "x-schema": event.v,
-        "cloudEvents_specversion": "1.0",
-        "cloudEvents_source": f"/telegram/{event.chat_key}",
-        "cloudEvents_type": event.kind,
-        "cloudEvents_id": event.id,
-        "cloudEvents_subject": str(event.message_id),
-        "cloudEvents_time": happened.isoformat().replace("+00:00", "Z"),
     }
 
 

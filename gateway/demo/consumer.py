@@ -10,9 +10,9 @@ import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
 from gateway.event import Event, decode
+from gateway.event_message import EXCHANGE
 from gateway.urls import url_per_host
 
-EXCHANGE = "telegram.messages"
 RECONNECT_SECONDS = 0.5
 
 

@@ -13,7 +13,6 @@ import ssl
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from urllib.parse import SplitResult, parse_qs, unquote
 
 import pamqp.frame
@@ -22,6 +21,7 @@ from pamqp import commands, encode
 
 from gateway.errors import ConfigurationError, RecordsRefused, SinkUnavailable
 from gateway.event import Event, utc_now
+from gateway.event_message import EXCHANGE, chat_headers, happened_at, rfc3339, routing_key
 from gateway.journal import Record
 from gateway.metrics import RABBITMQ_BLOCKED, RABBITMQ_UNROUTED
 from gateway.sinks.amqp import CHANNEL, AmqpError, Publisher
@@ -30,12 +30,10 @@ from gateway.urls import url_per_host
 
 log = structlog.get_logger()
 
-EXCHANGE = "telegram.messages"
 OPEN_TIMEOUT = 5.0  # seconds
 CHECK_TIMEOUT = 5.0  # seconds
 MAX_BODY_BYTES = 16 << 20  # what RabbitMQ 4 accepts by default; a broker that says less is believed
 
-_KEY_SUFFIX = {"message.new": "", "message.edited": ".edited", "message.deleted": ".deleted"}
 _TEMPLATES = 10_000  # chats and kinds whose constant parts are kept
 _ACCESS_REFUSED, _NOT_ALLOWED, _PRECONDITION_FAILED = 403, 530, 406
 _SIZE_LIMIT = re.compile(r"max size (\d+)")
@@ -196,14 +194,14 @@ class RabbitMQSink:
                 self._templates.clear()
             template = self._templates[key] = _constant_parts(event)
         publish, constant_headers = template
-        happened = event.edit_date or event.telegram_date or event.received_at
+        happened = happened_at(event)
         identity = event.id.encode()
         headers = b"".join(
             (
                 constant_headers,
                 _text_header(b"cloudEvents_id", identity),
                 _text_header(b"cloudEvents_subject", str(event.message_id).encode()),
-                _text_header(b"cloudEvents_time", _rfc3339(happened)),
+                _text_header(b"cloudEvents_time", rfc3339(happened).encode()),
                 marks,
             )
         )
@@ -243,31 +241,16 @@ def _constant_parts(event: Event) -> tuple[bytes, bytes]:
     """The publish method's frame and the headers that are the same for all events of a chat and kind."""
     publish = commands.Basic.Publish(
         exchange=EXCHANGE,
-        routing_key=f"telegram.channel.{event.channel_id}{_KEY_SUFFIX[event.kind]}",
+        routing_key=routing_key(event.channel_id, event.kind),
         mandatory=True,
     )
-    headers = encode.field_table(
-        {
-            "x-source": "telegram-gateway",
-            "x-channel-id": event.channel_id,
-            "x-account": event.account,
-            "x-kind": event.kind,
-            "x-schema": event.v,
-            "cloudEvents_specversion": "1.0",
-            "cloudEvents_source": f"/telegram/{event.chat_key}",
-            "cloudEvents_type": event.kind,
-        }
-    )
+    headers = encode.field_table(chat_headers(event))
     return pamqp.frame.marshal(publish, CHANNEL), headers[4:]
 
 
 def _replay_headers() -> bytes:
-    return b"\x08x-replayt\x01" + _text_header(b"x-replayed-at", _rfc3339(utc_now()))
+    return b"\x08x-replayt\x01" + _text_header(b"x-replayed-at", rfc3339(utc_now()).encode())
 
 
 def _text_header(name: bytes, value: bytes) -> bytes:
     return b"%c%bS%b%b" % (len(name), name, len(value).to_bytes(4, "big"), value)
-
-
-def _rfc3339(moment: datetime) -> bytes:
-    return moment.astimezone(UTC).isoformat().removesuffix("+00:00").encode() + b"Z"

@@ -14,7 +14,7 @@ import asyncpg
 from redis.asyncio import BlockingConnectionPool, Redis
 from telethon import events
 
-from gateway.demo.consumer import EXCHANGE
+from gateway.event_message import EXCHANGE
 from tests.bench.child import run, serve
 from tests.bench.login import logged_in
 

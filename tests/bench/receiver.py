@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import pamqp.frame
 from pamqp import commands
 
-from gateway.demo.consumer import EXCHANGE
+from gateway.event_message import EXCHANGE
 from gateway.sinks.amqp import CHANNEL, AmqpError, Publisher
 from tests.bench import stamp
 

@@ -16,11 +16,12 @@ from aiomisc.pytest import TCPProxy
 
 from gateway.errors import ConfigurationError, RecordsRefused, SinkUnavailable
 from gateway.event import Event, decode, encode
+from gateway.event_message import EXCHANGE
 from gateway.journal import Batch, Journal
 from gateway.localstack import LocalStack
 from gateway.localstack.process import run_once
 from gateway.metrics import RABBITMQ_BLOCKED, REGISTRY
-from gateway.sinks.rabbitmq import EXCHANGE, RabbitMQSink
+from gateway.sinks.rabbitmq import RabbitMQSink
 from gateway.sinks.runner import SinkRunner
 from tests.sink_events import CHANNEL, deleted, edited, new, records
 

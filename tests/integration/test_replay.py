@@ -21,9 +21,9 @@ from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from gateway.database import Migrator, connect_direct, load_migrations
 from gateway.database.connection import Connection
 from gateway.event import Event, decode, encode, utc_now
+from gateway.event_message import EXCHANGE
 from gateway.journal import Batch, Journal
 from gateway.localstack import LocalStack
-from gateway.sinks.rabbitmq import EXCHANGE
 from gateway.sinks.redis import RedisSink
 from gateway.sinks.timescale import TimescaleSink
 from tests.integration.test_timescale_sink import FULL
