@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 
 from gateway.localstack import LocalStack
+from gateway.localstack.postgres import DATABASE, ROLE
 from gateway.localstack.stack import CONFIG_DIR
 
 READY_SECONDS = 60.0
@@ -46,7 +47,7 @@ class Exporters:
 
 @asynccontextmanager
 async def running_exporters(stack: LocalStack, directory: Path) -> AsyncIterator[Exporters]:
-    """Runs all three until the block ends; logs and the Redis password's file go to `directory`."""
+    """Runs all three, set up as docs/monitor.md says, until the block ends; `directory` has their logs."""
     ports = stack.postgres.site.ports
     ends = Exporters(stack, *(f"127.0.0.1:{ports.take()}" for _ in range(3)))
     # By server, and not one for all: a Sentinel has another one.
@@ -67,16 +68,19 @@ async def running_exporters(stack: LocalStack, directory: Path) -> AsyncIterator
                 f"--web.listen-address={ends.postgres}",
                 f"--extend.query-path={CONFIG_DIR / 'exporters' / 'postgres-queries.yaml'}",
             ),
-            {"DATA_SOURCE_NAME": f"{stack.postgres.dsn}?sslmode=disable"},
+            {
+                "DATA_SOURCE_URI": f"127.0.0.1:{stack.postgres.port}/{DATABASE}?sslmode=disable",
+                "DATA_SOURCE_USER": ROLE,
+                "DATA_SOURCE_PASS_FILE": str(stack.postgres.site.secrets / "telegram_db_password"),
+            },
         ),
         ends.redis: (
             (
                 "prometheus-redis-exporter",
                 f"-web.listen-address={ends.redis}",
                 f"-redis.addr=redis://127.0.0.1:{stack.redis.port}",
-                f"-redis.password-file={passwords}",
             ),
-            {},
+            {"REDIS_PASSWORD_FILE": str(passwords)},
         ),
         ends.pgbouncer: (
             (sys.executable, "-m", "gateway", "pgbouncer-exporter", "--listen", ends.pgbouncer),
@@ -96,9 +100,9 @@ async def running_exporters(stack: LocalStack, directory: Path) -> AsyncIterator
                         stderr=log,
                     )
                 )
-        async with aiohttp.ClientSession() as http, asyncio.timeout(READY_SECONDS):
+        async with aiohttp.ClientSession() as http:
             for address, process in zip(commands, running, strict=True):
-                await _wait_answering(http, address, process, directory)
+                await wait_answering(http, address, process, directory)
         yield ends
     finally:
         for process in running:
@@ -107,15 +111,17 @@ async def running_exporters(stack: LocalStack, directory: Path) -> AsyncIterator
             await process.wait()
 
 
-async def _wait_answering(
+async def wait_answering(
     http: aiohttp.ClientSession, address: str, process: asyncio.subprocess.Process, directory: Path
 ) -> None:
-    while True:
-        assert process.returncode is None, f"the exporter at {address} ended; see {directory}"
-        try:
-            async with http.get(f"http://{address}/metrics") as answer:
-                if answer.status == 200:
-                    return
-        except aiohttp.ClientError:
-            pass
-        await asyncio.sleep(POLL_SECONDS)
+    """Returns once `process` shows metrics at `address`; `directory` has its log."""
+    async with asyncio.timeout(READY_SECONDS):
+        while True:
+            assert process.returncode is None, f"{address} has ended; see {directory}"
+            try:
+                async with http.get(f"http://{address}/metrics") as answer:
+                    if answer.status == 200:
+                        return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(POLL_SECONDS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import subprocess
 import time
 from collections.abc import AsyncIterator
 
@@ -77,6 +78,18 @@ def test_grafana_is_told_where_prometheus_and_the_dashboards_are() -> None:
 )
 def test_a_query_is_read_for_the_metrics_it_names(expression: str, names: str) -> None:
     assert metric_names(expression) == set(names.split())
+
+
+@pytest.mark.parametrize(
+    "program", ["prometheus", "prometheus-postgres-exporter", "prometheus-redis-exporter"]
+)
+def test_the_guides_options_are_those_of_debians_packages(program: str) -> None:
+    guide = (CONFIG_DIR.parent / "docs" / "monitor.md").read_text()
+    arguments = guide.partition(f"`/etc/default/{program}`")[2].partition('ARGS="')[2].partition('"')[0]
+    options = [argument.partition("=")[0] for argument in arguments.split()]
+    known = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
+    assert options
+    assert not [option for option in options if f" {option}" not in known.stdout + known.stderr]
 
 
 @pytest_asyncio.fixture(scope="module")
