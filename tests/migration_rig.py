@@ -94,7 +94,7 @@ async def moving(stack: LocalStack, directory: Path) -> AsyncIterator[Move]:
 
 def in_background(command: list[str], log: Path, pid_file: Path) -> str:
     """A shell's command line that starts a program and goes on."""
-    return f"{shlex.join(command)} > {log} 2>&1 & echo $! > {pid_file}"
+    return f": > {log}; {shlex.join(command)} >> {log} 2>&1 & echo $! > {pid_file}"
 
 
 def ended(pid_file: Path) -> str:

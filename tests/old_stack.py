@@ -215,14 +215,14 @@ def old_client(file: Path, server: tuple[str, int], public_key: Path) -> Telegra
 
 async def run_old_gateway(dsn: str, file: Path, server: tuple[str, int], public_key: Path) -> None:
     """What the predecessor did with a message: one row, now; an edit changes it in place. Until SIGTERM."""
-    connection = await asyncpg.connect(dsn)
     client = old_client(file, server, public_key)
+    pool = await asyncpg.create_pool(dsn, min_size=1, max_size=4)
 
     async def store(event: events.NewMessage.Event) -> None:
-        await connection.execute(_STORE, str(event.chat_id), str(event.id), event.raw_text, event.date)
+        await pool.execute(_STORE, str(event.chat_id), str(event.id), event.raw_text, event.date)
 
     async def change(event: events.MessageEdited.Event) -> None:
-        await connection.execute(_CHANGE, str(event.chat_id), str(event.id), event.raw_text)
+        await pool.execute(_CHANGE, str(event.chat_id), str(event.id), event.raw_text)
 
     client.add_event_handler(store, events.NewMessage)
     client.add_event_handler(change, events.MessageEdited)
@@ -233,7 +233,7 @@ async def run_old_gateway(dsn: str, file: Path, server: tuple[str, int], public_
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     await stopped.wait()
     await client.disconnect()
-    await connection.close()
+    await pool.close()
 
 
 if __name__ == "__main__":
