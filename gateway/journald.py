@@ -56,8 +56,8 @@ def is_journal(stream: TextIO) -> bool:
 class Journald:
     """Sends entries; what the socket does not take is for the caller to write elsewhere."""
 
-    def __init__(self, address: str = SOCKET) -> None:
-        self._address = address
+    def __init__(self) -> None:
+        self._address = SOCKET
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     def send(self, datagram: bytes) -> bool:

@@ -15,7 +15,6 @@ from aio_pika.abc import AbstractIncomingMessage
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from gateway.demo.process import GatewayProcess
-from gateway.event_message import EXCHANGE
 from gateway.localstack import LocalStack
 from gateway.sandbox import Sandbox
 from gateway.spans import CLOSE_SECONDS
