@@ -1,6 +1,7 @@
 """How much a token may ask for: across processes, with and without Redis."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,10 +29,17 @@ async def limited(alone: LocalStack, tmp_path: Path) -> AsyncIterator[Api]:
         yield api
 
 
-async def exhaust(*clients: httpx.AsyncClient) -> list[int]:
-    """The codes of more requests than the limit, turn by turn."""
+async def exhaust(*clients: httpx.AsyncClient) -> tuple[list[int], float]:
+    """The codes of more requests than the limit, turn by turn, and how many became free again meanwhile."""
+    begun = time.monotonic()
     turns = range(LIMIT + 10)
-    return [(await clients[turn % len(clients)].get(STATUS)).status_code for turn in turns]
+    codes = [(await clients[turn % len(clients)].get(STATUS)).status_code for turn in turns]
+    return codes, freed_since(begun)
+
+
+def freed_since(begun: float) -> float:
+    """One more request every two seconds."""
+    return (time.monotonic() - begun) * LIMIT / 60
 
 
 async def test_a_token_that_asks_too_much_is_told_when_to_come_back(limited: Api) -> None:
@@ -39,8 +47,8 @@ async def test_a_token_that_asks_too_much_is_told_when_to_come_back(limited: Api
     first = await client.get(STATUS)
     assert first.headers["ratelimit-policy"] == f'"requests";q={LIMIT};w=60'
     assert first.headers["ratelimit"].startswith(f'"requests";r={LIMIT - 1};t=')
-    codes = await exhaust(client)
-    assert LIMIT - 1 <= codes.count(200) <= LIMIT + 1
+    codes, freed = await exhaust(client)
+    assert LIMIT - 1 <= codes.count(200) <= LIMIT + 1 + freed
     refused = await client.get(STATUS)
     while refused.status_code != 429:  # one more may have become free since
         refused = await client.get(STATUS)
@@ -61,14 +69,14 @@ async def test_two_processes_share_one_limit(limited: Api, alone: LocalStack, tm
     secret = await limited.token()
     async with running_api(alone, tmp_path, {"TELEGRAM_API_RATE_LIMIT": str(LIMIT)}) as second:
         clients = [api.client_with(secret) for api in (limited, second)]
-        allowed = 0
+        allowed, begun = 0, time.monotonic()
         # Slower than each process tells Redis what it let through.
         for _ in range(LIMIT):
             answers = await asyncio.gather(*(client.get(STATUS) for client in clients))
             allowed += sum(answer.status_code == 200 for answer in answers)
             await asyncio.sleep(0.11)
-        # 3.3 s and more have gone by, in which one more becomes free every 2 s.
-        assert LIMIT <= allowed <= LIMIT + 8
+        # Each process may let some through before it hears of the other's.
+        assert LIMIT <= allowed <= LIMIT + 6 + freed_since(begun)
 
 
 @pytest.mark.parametrize("outage", ["from the start", "in between"])
@@ -81,8 +89,8 @@ async def test_without_redis_each_process_counts_for_itself(
             assert (await client.get(STATUS)).status_code == 200
         await alone.redis.kill()
         try:
-            codes = await exhaust(client)
+            codes, freed = await exhaust(client)
         finally:
             await alone.redis.start()
         assert set(codes) == {200, 429}
-        assert LIMIT - 1 <= codes.count(200) <= LIMIT + 1
+        assert LIMIT - 1 <= codes.count(200) <= LIMIT + 1 + freed

@@ -8,6 +8,7 @@ import { plural } from "../format.js";
 
 const SHOWN = 300;
 const BEFORE = 30; // messages from before the page was opened, so that it is not empty
+const AGAIN_MS = 3000; // until they are asked for again
 const AWAY_MS = 600000; // after which a page that comes back begins anew
 const SPOKEN_EVERY_MS = 8000; // a summary: each message read out would never end
 
@@ -128,14 +129,15 @@ class Live {
   }
 
   /** Shows below what the stream brings what was there before it. */
-  async before(chat) {
+  async before(chat, { signal } = this.following) {
     this.empty = false;
-    const { signal } = this.following;
     let page;
     try {
       page = await request("/api/messages", { query: { ...chat, limit: BEFORE }, signal });
     } catch {
-      return; // what comes is the point of this view; Search tells what is wrong with the rest
+      // What comes is the point of this view; Search tells what is wrong with the rest.
+      setTimeout(() => signal.aborted || this.before(chat, { signal }), AGAIN_MS);
+      return;
     }
     const shown = new Set([...this.list.children].map((row) => row.dataset.id));
     const older = page.items.filter((message) => !shown.has(message.id)).map((message) => this.row(message));
