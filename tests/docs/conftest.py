@@ -21,7 +21,7 @@ from gateway.sandbox.scene import phone, populate
 from tests.api.conftest import Api, migrated
 
 MESSAGES = 40
-LIMIT_SECONDS = 180.0
+LIMIT_SECONDS = 270.0
 _NEXT = "@@@ "
 
 
