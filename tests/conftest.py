@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 
 from gateway.localstack import LocalStack
@@ -38,3 +39,14 @@ async def redis_url(stack: LocalStack) -> str:
 @pytest_asyncio.fixture(scope="session")
 async def rabbitmq_url(stack: LocalStack) -> str:
     return stack.environment["TELEGRAM_RABBITMQ_URL"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints how long each phase took that a test has recorded, also of one that ran in another process."""
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            phases = [(name, took) for name, took in report.user_properties if name.startswith("phase: ")]
+            if phases:
+                terminalreporter.section(report.nodeid)
+            for name, took in phases:
+                terminalreporter.write_line(f"{name.removeprefix('phase: '):40} {took}")

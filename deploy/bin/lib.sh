@@ -4,6 +4,7 @@
 SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 HOME_DIR=/opt/telegram-gateway
 RELEASES=$HOME_DIR/releases
+INSTALLER=$HOME_DIR/pip
 CURRENT=$HOME_DIR/venv
 CONFIG=/etc/telegram-gateway
 STATE=/var/lib/telegram-gateway
@@ -63,7 +64,13 @@ installed_version() { if [ -e "$CURRENT/bin/telegram-gateway" ]; then basename "
 
 # -- releases ---------------------------------------------------------------------------------------------------
 
-pip() { "$1/bin/python" -m pip --isolated --disable-pip-version-check --no-input "${@:2}"; }
+# One pip for all releases, which need none of their own.
+pip() {
+    if ! "$INSTALLER/bin/python" -m pip --version >/dev/null 2>&1; then
+        "$PYTHON" -m venv --clear "$INSTALLER"
+    fi
+    "$INSTALLER/bin/python" -m pip --isolated --disable-pip-version-check --no-input "$@"
+}
 
 # Downloads go to the registry that pip is configured for; every file must have a hash from the lock.
 make_wheelhouse() {
@@ -114,9 +121,9 @@ build_release() {
     fi
     rm -rf "$release"
     mkdir -p "$RELEASES"
-    "$PYTHON" -m venv "$release"
-    pip "$release" install --quiet --no-index --find-links "${WHEELHOUSE:-$scratch}" --only-binary :all: \
-        --no-compile "telegram-gateway==$version"
+    "$PYTHON" -m venv --without-pip "$release"
+    pip --python "$release/bin/python" install --quiet --no-index --find-links "${WHEELHOUSE:-$scratch}" \
+        --only-binary :all: --no-compile "telegram-gateway==$version"
     # The gateway's user cannot write bytecode there, and without it every start takes seconds longer.
     "$release/bin/python" -m compileall -q -j 0 "$release/lib"
     mkdir -p "$release/share/systemd"
@@ -187,10 +194,11 @@ our_units() {
         awk '$1 ~ /\.(service|timer)$/ {print $1}'
 }
 
-# Ready by its own notice to systemd, and by its own answer at /ready, wherever its settings put that.
+# Active; and where a unit tells systemd itself when it is ready, also by its answer at /ready, wherever that is.
 is_ready() {
     local pid variable address
     [ "$(systemctl show --property=ActiveState --value "$1")" = active ] || return 1
+    [ "$(systemctl show --property=Type --value "$1")" = notify ] || return 0
     case $1 in
         telegram-gateway-api.service) variable=TELEGRAM_API_ADDR address=127.0.0.1:4010 ;;
         telegram-gateway-tp-capital.service) variable=TP_CAPITAL_METRICS_ADDR address=127.0.0.1:4011 ;;

@@ -6,6 +6,8 @@ environment, the Python is this environment's, and the servers run on the networ
 
 import asyncio
 import json
+import re
+import shutil
 import socket
 import sys
 import time
@@ -15,6 +17,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -24,14 +27,16 @@ from gateway.demo.expected import history_of
 from gateway.localstack import LocalStack
 from gateway.sandbox import Sandbox
 from gateway.sandbox.scene import Scene, phone, populate
+from tests import old_stack
 from tests.systemd.machine import Machine, booted
 from tests.systemd.releases import add_migration, change_journal, checkout, never_ready, wheelhouse
 
 SOURCES = Path("/srv/telegram-gateway")  # where the machine has the checkouts and the wheelhouse
 GATEWAY, API, WORKER = (f"telegram-gateway{name}.service" for name in ("", "-api", "-tp-capital"))
 FIRST, NEXT, BROKEN = "0.1.0", "0.2.0", "0.3.0"
-COMMAND_SECONDS = 300.0
-PATIENCE_SECONDS = 90.0
+OLD_VOLUME = "/var/lib/docker/volumes/telegram/_data"
+COMMAND_SECONDS = 900.0  # on a machine that has much else to do
+PATIENCE_SECONDS = 180.0
 API_HASH = "0123456789abcdef0123456789abcdef"
 
 _PYTHON = Path(sys.base_prefix)
@@ -73,7 +78,8 @@ class Host:
     consumer: SampleConsumer
     ports: dict[str, int]
     since: int = 0  # the world's position when the gateway was first ready
-    elsewhere: tuple[str, ...] = ()  # chats that are not of this Telegram: a migration's
+    elsewhere: tuple[str, ...] = ()  # chats that are not of this Telegram: the old stack's
+    old_dsn: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -104,6 +110,7 @@ class Host:
         """What an operator writes into the shipped file: the application, the Telegram, and free ports."""
         settings = {
             "TELEGRAM_API_ID": "12345",
+            "TELEGRAM_BACKUP_DB_USER": "postgres",
             "TELEGRAM_SERVER": f"{self.sandbox.host}:{self.sandbox.port}",
             "TELEGRAM_SERVER_PUBLIC_KEY": "/etc/telegram-gateway/server.pem",
             "TELEGRAM_METRICS_ADDR": f"127.0.0.1:{self.ports[GATEWAY]}",
@@ -120,11 +127,28 @@ class Host:
         environment = self.stack.environment
         names = ("DB_DSN", "DB_DIRECT_DSN", "REDIS_URL", "RABBITMQ_URL")
         secrets = {f"telegram_{name.lower()}": environment[f"TELEGRAM_{name}"] for name in names}
-        for name, secret in (secrets | {"api_hash": API_HASH}).items():
+        # The superuser's: backups are restored on trial, and the old stack's database is on the same server.
+        password = str(urlsplit(self.stack.postgres.admin_dsn).password)
+        secrets |= {"api_hash": API_HASH, "backup_db_password": password, "old_db_password": password}
+        for name, secret in secrets.items():
             self.machine.write(f"{directory}/{name}", f"{secret}\n", 0o600)
 
-    async def log_in(self) -> None:
-        await self.run("telegram-gateway", "login", f"--phone={phone(0)}", "--code=12345")
+    async def make_old_stack(self, scratch: Path) -> old_stack.OldStack:
+        """A predecessor with 200 000 rows in its database, and a login in its container's volume."""
+        admin_dsn = self.stack.postgres.admin_dsn
+        self.old_dsn = await old_stack.create_database(admin_dsn)
+        made = await old_stack.fill(self.old_dsn)
+        file = await old_stack.fill_volume(scratch / "volume", self.sandbox, phone(0))
+        inside = self.machine.root / OLD_VOLUME.lstrip("/")
+        await asyncio.to_thread(shutil.copytree, file.parent, inside)
+        self.elsewhere = old_stack.CHANNELS
+        return made
+
+    async def move(self, script: str, *arguments: str) -> str:
+        """`migrate` or `rollback-migration`, as an operator of the old stack runs it."""
+        without_password = re.sub(r":[^:@/]+@", "@", self.old_dsn)
+        told = (f"--old-dsn={without_password}", f"--volume={OLD_VOLUME}", "--consumer=tp-capital")
+        return await self.script(FIRST, script, *told, *arguments)
 
     async def status(self) -> dict[str, Any]:
         """What the daemon says of itself."""
@@ -137,13 +161,22 @@ class Host:
         status: dict[str, Any] = await asyncio.to_thread(ask)
         return status
 
-    async def migrations(self) -> int:
-        """How many steps of the schema the database has."""
-        connection = await asyncpg.connect(self.stack.postgres.dsn)
+    async def ask(self, query: str, *arguments: Any, old: bool = False) -> list[Any]:
+        """What our database says, or the old stack's."""
+        connection = await asyncpg.connect(self.old_dsn if old else self.stack.postgres.dsn)
         try:
-            return int(await connection.fetchval("SELECT count(*) FROM telegram_gateway.schema_migrations"))
+            return list(await connection.fetch(query, *arguments))
         finally:
             await connection.close()
+
+    async def migrations(self) -> int:
+        """How many steps of the schema the database has."""
+        return len(await self.ask("SELECT FROM telegram_gateway.schema_migrations"))
+
+    async def wipe(self) -> None:
+        """What a dead disk leaves: no database, no journal, no session."""
+        await self.ask("DROP SCHEMA telegram_gateway CASCADE")
+        await self.run("sh", "-c", "rm -r /var/lib/telegram-gateway/* /opt/telegram-gateway/.session/*")
 
     async def post(self, count: int) -> None:
         """`count` changes of every kind, all over the world."""
@@ -162,12 +195,8 @@ class Host:
         """What database and broker lack, or have too much, beside the ground truth."""
         truth = self.sandbox.truth(self.scene.accounts[0], self.since)
         history = history_of(self.scene.accounts)
-        connection = await asyncpg.connect(self.stack.postgres.dsn)
-        try:
-            rows = [dict(row) for row in await connection.fetch(_ROWS, self.elsewhere)]
-            ids = [row["event_id"] for row in await connection.fetch(_EVENT_IDS, self.elsewhere)]
-        finally:
-            await connection.close()
+        rows = [dict(row) for row in await self.ask(_ROWS, self.elsewhere)]
+        ids = [row["event_id"] for row in await self.ask(_EVENT_IDS, self.elsewhere)]
         results = [
             judge_rows(rows, ids, truth, history=history),
             compare_queue(self.consumer, truth, history=history),

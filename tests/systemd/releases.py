@@ -101,7 +101,8 @@ def _needed() -> Iterator[metadata.Distribution]:
     """Everything that the gateway needs, as it is installed here."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     waiting = [(requirement, "") for requirement in project["dependencies"]]
-    given, seen = set(), set()
+    given: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     while waiting:
         text, extra = waiting.pop()
         requirement = Requirement(text)
