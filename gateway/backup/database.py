@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
@@ -21,14 +22,17 @@ from gateway.backup.inventory import (
 )
 from gateway.backup.manifest import DatabasePart
 from gateway.backup.programs import client_program, run
+from gateway.database import read_events
 from gateway.database.connection import Connection, connect_direct
 from gateway.errors import BackupFailed, ConfigurationError, SchemaError
+from gateway.event import Event
 from gateway.settings import Settings
 
 log = structlog.get_logger()
 
 FILE = "database.dump"
 _SCRATCH_LOCK = 6434_4007  # any fixed number but the migrations': who has it may use the scratch database
+_CLOCKS_APART = timedelta(days=1)
 _LOCK_WAIT = "60s"  # for a table that a migration holds, and for the scratch database
 _SESSION = f"""
 SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '{_LOCK_WAIT}'
@@ -67,6 +71,11 @@ class BackupDatabase:
         password = settings.db_password if user is None else settings.backup_db_password
         dsn = settings.db_direct_dsn.get_secret_value()
         return cls(dsn, password.get_secret_value() if password else None, user)
+
+    async def check_reachable(self) -> None:
+        """Raises SinkUnavailable or ConfigurationError when the database cannot be asked."""
+        async with self._connection():
+            pass
 
     async def check_may_prove(self) -> None:
         """Raises ConfigurationError when the role can make no scratch database to restore a dump into."""
@@ -165,6 +174,14 @@ class BackupDatabase:
                 f"{error}. The database {self.name} is without its data now; "
                 "put that right and run the restore again"
             ) from error
+
+    @asynccontextmanager
+    async def events(self, since: datetime) -> AsyncIterator[AsyncIterator[Event]]:
+        """What it holds that was received since, in the order of arrival; nothing without a schema."""
+        async with self._connection() as connection:
+            known = await connection.fetchval("SELECT to_regclass('telegram_gateway.event_log') IS NOT NULL")
+            until = datetime.now(UTC) + _CLOCKS_APART
+            yield read_events(connection, since, until if known else since)
 
     @property
     def _scratch(self) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gateway.backup.catch_up import OVERLAP, CatchUp
 from gateway.backup.database import BackupDatabase
 from gateway.backup.journals import (
     check_absent,
@@ -19,7 +20,7 @@ from gateway.backup.journals import (
     require_reach,
     stopped,
 )
-from gateway.backup.manifest import DatabasePart, Manifest, check_files, read_manifest
+from gateway.backup.manifest import DatabasePart, JournalPart, Manifest, check_files, read_manifest
 from gateway.backup.sessions import check_replaceable, put_back_session, read_session
 from gateway.database import load_migrations
 from gateway.errors import BackupUnusable
@@ -47,6 +48,12 @@ class Restore:
             self._database = (BackupDatabase.from_settings(settings), chosen.database)
         self._session_parts = chosen.sessions if "sessions" in parts else ()
         self._journal_parts = chosen.journals if "journal" in parts else ()
+        # A database that stays may have more than the journal that goes back behind it.
+        self._newer_database = (
+            BackupDatabase.from_settings(settings)
+            if self._journal_parts and settings.enable_db and self._database is None
+            else None
+        )
         present = set(journals(settings.state_dir))
         # Journals that stay while the database goes back behind them.
         self._staying = present - {part.name for part in self._journal_parts} if self._database else set()
@@ -70,6 +77,8 @@ class Restore:
                     put_back_journal, self._path, journal, self._settings.state_dir, now
                 )
                 say(f"{journal.name}: restored" + (f"; what was there is {kept}" if kept else ""))
+                if self._newer_database:
+                    await self._catch_up(self._newer_database, journal, say)
             if self._database:
                 database, part = self._database
                 for name in sorted(self._staying):
@@ -79,12 +88,21 @@ class Restore:
                 say(f"database {database.name}: restored, {sum(part.tables.values())} rows")
         return self._manifest
 
+    async def _catch_up(self, database: BackupDatabase, journal: JournalPart, say: Say) -> None:
+        with CatchUp(self._settings.state_dir, journal.name) as catch_up:
+            since = catch_up.since or self._manifest.started_at - OVERLAP
+            async with database.events(since) as events:
+                added = await catch_up.take(events)
+        say(f"{journal.name}: {added} newer events taken from the database, to be delivered and read again")
+
     async def _check(self, stored: list[tuple[str, StoredSession]]) -> None:
         for account, session in stored:
             check_replaceable(self._sessions, account, session, self._replace)
         for journal in self._journal_parts:
             await asyncio.to_thread(check_journal, self._path, journal)
             check_absent(self._settings.state_dir, journal, self._replace)
+        if self._newer_database:
+            await self._newer_database.check_reachable()
         if self._database is None:
             return
         database, part = self._database
