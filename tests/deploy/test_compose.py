@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -265,3 +266,39 @@ def test_every_health_check_asks_where_the_server_listens() -> None:
         ports = {LISTENING[one.name]} if one.name in LISTENING else PUBLISHED[one.name]
         assert {int(port) for port in re.findall(r"(?<!\d)(\d{4,5})(?!\d)", words)} <= ports
         assert any(str(port) in words for port in ports), f"{one.name}: {words}"
+
+
+# -- The guide --------------------------------------------------------------------------------------------
+
+
+def test_the_documented_commands_name_what_is_there() -> None:
+    """No engine runs here: that the files, the services and the options of each command exist, not more."""
+    page = (CONFIG_DIR.parent / "docs" / "containers.md").read_text().replace("\\\n", " ")
+    commands = [shlex.split(line)[3:] for line in page.splitlines() if line.startswith("$ docker compose ")]
+    assert len(commands) > 5
+    options = {
+        "up": {"-d", "--wait", "--force-recreate"},
+        "exec": set(),
+        "restart": set(),
+        "pull": set(),
+        "ps": set(),
+        "down": set(),
+    }
+    for words in commands:
+        assert (words[0], words[2]) == ("-p", "-f")
+        file = CONFIG_DIR.parent / words[3]
+        assert words[1] == {STORES: "telegram-gateway", MONITORING: "telegram-monitoring"}[file]
+        action, *rest = words[4:]
+        if action == "exec":
+            mounted = {mount.target for mount in service(rest[0]).mounts}
+            assert {word for word in rest if word.startswith("/")} <= mounted
+            rest = rest[:1]
+        assert {word for word in rest if word.startswith("-")} <= options[action]
+        named = {word for word in rest if not word.startswith("-")}
+        assert named <= {one.name for one in services(file)}
+    (restarted,) = re.findall(r"^\$ systemctl try-restart (.*)$", page, re.MULTILINE)
+    assert all((CONFIG_DIR.parent / "systemd" / f"{unit}.service").exists() for unit in restarted.split())
+    volumes = {f"telegram-gateway-{name}" for file in FILES for name in document(file)["volumes"]}
+    assert volumes >= set(re.findall(r"`(telegram-gateway-[a-z-]+)` \|", page))
+    for name, port in LISTENING.items():
+        assert str(port) in page, f"the guide does not say where {name} listens"

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import aiohttp
 import asyncpg
 import psutil
 import pytest
-from aio_pika.exceptions import AMQPError
+from aio_pika.exceptions import AMQPError, ChannelPreconditionFailed
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel as SentinelClient
@@ -231,12 +231,13 @@ async def test_pgbouncer_runs_the_shipped_file_and_only_port_and_paths_differ(st
 async def test_sixty_clients_share_twenty_server_connections_per_transaction(stack: LocalStack) -> None:
     clients = [await connect(stack.environment["TELEGRAM_DB_DSN"]) for _ in range(60)]
     holding = asyncio.Semaphore(0)
+    seen = asyncio.Event()
 
     async def transaction(client: asyncpg.Connection) -> int:
         async with client.transaction():
             backend = await client.fetchval("SELECT pg_backend_pid()")
             holding.release()
-            await client.execute("SELECT pg_sleep(0.1)")
+            await seen.wait()
         return int(backend)
 
     try:
@@ -244,7 +245,10 @@ async def test_sixty_clients_share_twenty_server_connections_per_transaction(sta
             running = [group.create_task(transaction(client)) for client in clients]
             for _ in range(20):
                 await holding.acquire()
+            # Each of the twenty is held by one; the others wait.
+            assert holding.locked()
             (pool,) = [row for row in pgbouncer_show(stack, "POOLS") if row["database"] == "telegram_gateway"]
+            seen.set()
         assert int(pool["sv_active"]) + int(pool["sv_idle"]) + int(pool["sv_used"]) <= 20
         assert pool["pool_mode"] == "transaction"
         # All sixty stay connected, and each got its turn.
@@ -263,6 +267,43 @@ async def test_the_hundred_and_first_client_is_refused(stack: LocalStack) -> Non
             await connect(stack.environment["TELEGRAM_DB_DSN"])
     finally:
         for client in clients:
+            client.terminate()
+    await stack.pgbouncer.wait_ready()
+
+
+async def test_nothing_holds_the_database_longer_than_the_files_allow(stack: LocalStack) -> None:
+    """All three limits at once: the longest takes half a minute."""
+    clients = [await connect(stack.environment["TELEGRAM_DB_DSN"]) for _ in range(21)]
+    direct = [await connect(stack.environment["TELEGRAM_DB_DIRECT_DSN"]) for _ in range(3)]
+    asleep, holder, waiting = direct
+
+    async def refused_after(query: Awaitable[Any], expected: type[Exception]) -> float:
+        started = time.monotonic()
+        with pytest.raises(expected):
+            await query
+        return time.monotonic() - started
+
+    try:
+        await holder.execute("CREATE TABLE held ()")
+        await holder.execute("BEGIN; LOCK TABLE held")
+        for client in clients[:20]:
+            await client.execute("BEGIN; SELECT 1")
+        async with asyncio.TaskGroup() as group:
+            statement = group.create_task(
+                refused_after(asleep.execute("SELECT pg_sleep(50)"), asyncpg.QueryCanceledError)
+            )
+            lock = group.create_task(
+                refused_after(waiting.execute("SELECT FROM held"), asyncpg.LockNotAvailableError)
+            )
+            pool = group.create_task(
+                refused_after(clients[20].execute("SELECT 1"), asyncpg.PostgresConnectionError)
+            )
+        assert 29 < statement.result() < 40
+        assert 9 < lock.result() < 20
+        assert 19 < pool.result() < 30
+        await holder.execute("DROP TABLE held; COMMIT")
+    finally:
+        for client in (*clients, *direct):
             client.terminate()
     await stack.pgbouncer.wait_ready()
 
@@ -473,6 +514,18 @@ async def test_the_dead_letter_queue_keeps_the_newest_ten_thousand(stack: LocalS
         assert oldest.body == b"200"
         await oldest.ack()
         assert await dead.purge() is not None
+
+
+async def test_a_message_beyond_the_limit_is_refused(stack: LocalStack) -> None:
+    broker = await aio_pika.connect(stack.rabbitmq.url)
+    async with broker:
+        channel = await broker.channel()
+        exchange = await channel.get_exchange("telegram.messages")
+        await exchange.publish(
+            aio_pika.Message(b"x" * (16 << 20)), "telegram.channel.nobody", mandatory=False
+        )
+        with pytest.raises(ChannelPreconditionFailed, match="larger than configured max size 16777216"):
+            await exchange.publish(aio_pika.Message(b"x" * ((16 << 20) + 1)), "telegram.channel.nobody")
 
 
 # -- Outages ------------------------------------------------------------------------------------------------
