@@ -15,6 +15,8 @@ _TESTED = re.compile(r"tested by (?P<tests>.+)")
 _TEST = re.compile(r"(?P<file>tests/[\w/]+\.py)::(?P<name>test_\w+)")
 _MARKER = re.compile(r"<!--\s*(?P<text>.*?)\s*-->\s*")
 _SHELLS = {"bash", "sh", "shell", "zsh", "shell-session", "terminal"}
+# A line of a file that is written as a shell would read it: no command.
+_SETTING = re.compile(r"\s*($|#|[A-Za-z_]+=)")
 # What a command in a block without a language begins with.
 _PROGRAMS = re.compile(
     r"\s*(\$ |sudo |telegram-gateway |make [a-z]|systemctl |journalctl |python3? -m |"
@@ -85,7 +87,8 @@ def unmarked(page: Path) -> list[str]:
     ]
     name = page.relative_to(ROOT)
     for token in tokens(page):
-        if token.type == "fence" and token.info.strip().split(" ")[0] in _SHELLS:
+        shell = token.type == "fence" and token.info.strip().split(" ")[0] in _SHELLS
+        if shell and not all(map(_SETTING.match, token.content.splitlines())):
             places.append(f"{name}:{_line(token)}: a {token.info.strip()} block; make it a console block")
         plain = token.type == "code_block" or (token.type == "fence" and not token.info.strip())
         if plain and any(_PROGRAMS.match(line) for line in token.content.splitlines()):
