@@ -30,6 +30,8 @@ async def main(names: Sequence[str], minutes: float, directory: Path) -> None:
     async with running_scene(directory, interval=f"{INTERVAL_SECONDS}s") as scene:
         rounds = max(1, round(minutes * 60 / ROUND_SECONDS))
         await scene.live(rounds, pause=ROUND_SECONDS / POSTS_A_ROUND)
+        firing = {alert.name for alert in await scene.prometheus.alerts() if alert.state == "firing"}
+        print("firing:", *sorted(firing))
         async with running_browser() as browser:
             for name in names:
                 await _draw(scene, browser, name)

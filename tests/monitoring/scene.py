@@ -22,6 +22,13 @@ from tests.monitoring.prometheus import Prometheus, running_prometheus
 
 # A Sentinel would take the Redis that is killed here for good.
 SERVERS = ("postgres", "pgbouncer", "redis", "redis_replica", "rabbitmq")
+# They begin with the first mishap of their kind; a rate needs some scrapes of them.
+COUNTED_LATE = (
+    "telegram_gateway_rpc_errors_total",
+    "telegram_gateway_flood_wait_seconds_total",
+    "telegram_gateway_gaps_opened_total",
+    "telegram_gateway_backfilled_total",
+)
 
 
 @dataclass
@@ -46,14 +53,15 @@ class Scene:
             for _ in range(4):
                 (await reader.get("/api/messages", params={"limit": 20})).raise_for_status()
             if number % 6 == 0:
-                faults = sandbox.faults
-                faults.fail_calls("GetChannelDifferenceRequest", 420, "FLOOD_WAIT_1", times=1)
-                faults.fail_calls("GetDifferenceRequest", 500, "INTERNAL", times=1)
+                sandbox.faults.fail_calls("GetDifferenceRequest", 500, "INTERNAL", times=1)
                 sandbox.drop_connections()
-                # A gap, to be closed from history: the difference is answered with "too long".
-                faults.too_long(channels[0])
             if number % 6 == 1:
                 await self.stack.redis.kill()
+                # Posts that are not pushed, and a difference without them: a gap, to be closed from history.
+                sandbox.faults.fault_pushes("swallow", times=2)
+                sandbox.world.post_many(channels[0], ["unseen", "unseen as well"])
+                sandbox.faults.fail_calls("GetChannelDifferenceRequest", 420, "FLOOD_WAIT_1", times=1)
+                sandbox.faults.too_long(channels[0])
             for _ in range(20):
                 sandbox.world.post(chance.choice(channels), signal(chance))
                 await asyncio.sleep(pause)
@@ -61,6 +69,8 @@ class Scene:
                 await self.stack.redis.start()
         await sandbox.traffic.stop()
         await self.place.gateway.wait_delivered(3)
+        for counter in COUNTED_LATE:
+            await self.prometheus.wait_query(f"count_over_time({counter}[5m]) > 2")
 
 
 @asynccontextmanager
