@@ -45,7 +45,7 @@ SELECT format(
 )
 FROM pg_database WHERE datname = current_database()
 """
-_CREATE_TIMESCALEDB = "SELECT format('CREATE EXTENSION timescaledb VERSION %L', $1::text)"
+_CREATE_TIMESCALEDB = "SELECT format('CREATE EXTENSION timescaledb SCHEMA public VERSION %L', $1::text)"
 
 
 class BackupDatabase:
@@ -166,7 +166,7 @@ class BackupDatabase:
             await self._load(directory / part.file, part, self.name)
             async with self._connection() as connection:
                 if part.timescaledb:
-                    await connection.execute("SELECT timescaledb_post_restore()")
+                    await connection.execute("SELECT public.timescaledb_post_restore()")
                 await assert_rows(connection, part)
                 await connection.execute("ANALYZE")
         except BackupFailed as error:
@@ -193,7 +193,7 @@ class BackupDatabase:
             if part.timescaledb:
                 await assert_restorable(connection, part)
                 await connection.execute(await connection.fetchval(_CREATE_TIMESCALEDB, part.timescaledb))
-                await connection.execute("SELECT timescaledb_pre_restore()")
+                await connection.execute("SELECT public.timescaledb_pre_restore()")
         await run(
             client_program("pg_restore", server.major),
             "--exit-on-error",

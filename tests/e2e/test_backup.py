@@ -2,10 +2,13 @@
 
 import asyncio
 import shutil
+import time
 from urllib.parse import urlsplit
 
+import aiohttp
 import asyncpg
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.demo.comparison import compare_cache, compare_database, compare_queue
 from tests.e2e.conftest import SINKS, Rig
@@ -24,6 +27,23 @@ async def wipe(rig: Rig) -> None:
         await connection.execute("DROP SCHEMA telegram_gateway, tp_capital CASCADE")
     finally:
         await connection.close()
+
+
+async def metric(rig: Rig, name: str) -> float:
+    """What Prometheus would read at this moment."""
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(f"http://127.0.0.1:{rig.gateway.port}/metrics") as answer,
+    ):
+        families = text_string_to_metric_families(await answer.text())
+    return float(
+        next(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == f"telegram_gateway_{name}"
+        )
+    )
 
 
 async def assert_complete(rig: Rig, *, everywhere: bool) -> None:
@@ -67,7 +87,10 @@ async def test_what_came_after_the_backup_is_there_again_after_a_restore(
         "TELEGRAM_BACKUP_DB_PASSWORD": str(admin.password),
     }
     await rig.traffic(RATE, MESSAGES)
+    assert await metric(rig, "backup_last_success_timestamp_seconds") == 0
     await rig.gateway.command("backup", "create", environment=settings)
+    assert time.time() - await metric(rig, "backup_last_success_timestamp_seconds") < 60
+    assert await metric(rig, "backup_size_bytes") > 10_000
     await rig.traffic(RATE, MESSAGES)
     await rig.gateway.wait_delivered(SINKS)
     await rig.gateway.kill()
