@@ -155,10 +155,10 @@ class Tracing:
         closing.join(CLOSE_SECONDS)
 
     def _chosen(self, records: Sequence[Record]) -> list[tuple[TraceIds, Record]]:
-        """The records that are traced, lowest rank first: of too many, every stage takes the same ones."""
-        wants = self._sampling.wants
-        found = [(ids, record) for record in records if wants(ids := TraceIds.of(record.event.id))]
-        return nsmallest(LINKS, found, key=lambda each: each[0].rank)
+        """The records that are traced, by trace id: of too many, every stage takes the same ones."""
+        choose = self._sampling.choose
+        found = [(ids, record) for record in records if (ids := choose(record.event.id)) is not None]
+        return nsmallest(LINKS, found, key=lambda each: each[0].trace)
 
     def _batch(
         self, sink: str, records: Sequence[Record], chosen: Sequence[tuple[TraceIds, Record]], begun: int

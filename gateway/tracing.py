@@ -8,8 +8,7 @@ behind `gateway.spans`, which is imported when TELEGRAM_TRACING_ENDPOINT is set 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.errors import ConfigurationError
 from gateway.settings import Settings
@@ -17,11 +16,8 @@ from gateway.settings import Settings
 if TYPE_CHECKING:
     from gateway.spans import Tracing
 
-_LOWER_HALF = (1 << 64) - 1
 
-
-@dataclass(frozen=True, slots=True)
-class TraceIds:
+class TraceIds(NamedTuple):
     """The trace of one event: its id, its first span, and the publishing's, from which consumers go on."""
 
     trace: int
@@ -30,28 +26,35 @@ class TraceIds:
 
     @classmethod
     def of(cls, event_id: str) -> TraceIds:
-        digest = hashlib.blake2b(event_id.encode(), digest_size=32, person=b"telegram-trace").digest()
-        return cls(*(int.from_bytes(digest[start:end]) for start, end in ((0, 16), (16, 24), (24, 32))))
+        return cls._from(_digest(event_id))
 
-    @property
-    def rank(self) -> int:
-        """What sampling goes by, as in OpenTelemetry's own TraceIdRatioBased: all parts choose alike."""
-        return self.trace & _LOWER_HALF
+    @classmethod
+    def _from(cls, digest: bytes) -> TraceIds:
+        return cls(int.from_bytes(digest[:16]), int.from_bytes(digest[16:24]), int.from_bytes(digest[24:32]))
 
 
 class Sampling:
-    """Which share of the messages is traced."""
+    """Which share of the messages is traced: by a trace id's lower half, as OpenTelemetry's own sampler."""
 
     def __init__(self, ratio: float) -> None:
         self._below = round(ratio * (1 << 64))
 
-    def wants(self, ids: TraceIds) -> bool:
-        return ids.rank < self._below
+    def choose(self, event_id: str) -> TraceIds | None:
+        """The ids of the event's trace, or None when it is not to be traced."""
+        digest = _digest(event_id)
+        return TraceIds._from(digest) if self._wants(digest) else None
 
     def traceparent(self, event_id: str) -> str:
         """The W3C header with which a reader goes on; it also says whether the message is traced."""
-        ids = TraceIds.of(event_id)
-        return f"00-{ids.trace:032x}-{ids.publish:016x}-{self.wants(ids):02x}"
+        digest = _digest(event_id)
+        return f"00-{digest[:16].hex()}-{digest[24:32].hex()}-{'01' if self._wants(digest) else '00'}"
+
+    def _wants(self, digest: bytes) -> bool:
+        return int.from_bytes(digest[8:16]) < self._below
+
+
+def _digest(event_id: str) -> bytes:
+    return hashlib.blake2b(event_id.encode(), digest_size=32, person=b"telegram-trace").digest()
 
 
 def sampling(settings: Settings) -> Sampling | None:

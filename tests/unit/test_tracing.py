@@ -24,11 +24,11 @@ def test_a_message_has_the_same_trace_in_every_process_and_no_other_message_has(
 @pytest.mark.parametrize("ratio", [0.0, 0.01, 0.5, 1.0])
 def test_the_chosen_share_is_the_one_that_opentelemetrys_own_sampler_chooses(ratio: float) -> None:
     ours, theirs = Sampling(ratio), TraceIdRatioBased(ratio)
-    chosen = [event for event in EVENTS if ours.wants(TraceIds.of(event))]
+    chosen = [event for event in EVENTS if ours.choose(event) is not None]
     assert len(chosen) == pytest.approx(ratio * len(EVENTS), abs=0.02 * len(EVENTS))
     for event in EVENTS:
         decision = theirs.should_sample(None, TraceIds.of(event).trace, "receive").decision
-        assert ours.wants(TraceIds.of(event)) == (decision is Decision.RECORD_AND_SAMPLE)
+        assert (ours.choose(event) is not None) == (decision is Decision.RECORD_AND_SAMPLE)
 
 
 def test_the_header_says_whether_the_message_is_traced() -> None:
