@@ -1,7 +1,8 @@
 """The predecessor's database and container volume, made up: what a migration finds when it comes.
 
 Run as a program it is the old gateway itself: `python -m tests.old_stack DSN SESSION HOST PORT KEY`.
-`fill` makes the old table as the old stack kept it (partitioned by insert time, status changed in place, the same
+`fill` makes the old table as the old stack kept it (partitioned by insert time, status changed in place,
+the same
 message more than once), `fill_volume` a session file where a container kept it.
 """
 
@@ -70,7 +71,8 @@ DO $$
 BEGIN
     FOR day IN -1..{days} LOOP
         EXECUTE format(
-            'CREATE TABLE telegram_gateway.messages_%s PARTITION OF telegram_gateway.messages FOR VALUES FROM (%L) TO (%L)',
+            'CREATE TABLE telegram_gateway.messages_%s PARTITION OF telegram_gateway.messages FOR VALUES
+            FROM (%L) TO (%L)',
             to_char(current_date - day, 'YYYYMMDD'), current_date - day, current_date - day + 1
         );
     END LOOP;
@@ -82,7 +84,8 @@ $$
 _FILL = """
 INSERT INTO telegram_gateway.messages (
     channel_id, message_id, source, text, caption, media_type, media, sender_id, sender_name, sender_username,
-    telegram_date, received_at, status, retry_count, error_code, error_message, published_at, failed_at, metadata,
+    telegram_date, received_at, status, retry_count, error_code, error_message, published_at, failed_at,
+    metadata,
     created_at, updated_at, deleted_at
 )
 SELECT
@@ -92,7 +95,8 @@ SELECT
     CASE WHEN n % 10 = 3 THEN NULL ELSE format('COMPRA PETR%s ativo %s alvo %s ação', n % 40, n, n % 97) END,
     CASE WHEN n % 10 = 3 THEN format('gráfico %s', n) END,
     CASE WHEN n % 10 = 3 THEN 'photo' END,
-    CASE n % 10 WHEN 3 THEN jsonb_build_object('id', n, 'size', 1.50) WHEN 4 THEN '[{"type": "link"}]' ELSE '[]' END,
+    CASE n % 10 WHEN 3 THEN jsonb_build_object('id', n, 'size',
+    1.50) WHEN 4 THEN '[{"type": "link"}]' ELSE '[]' END,
     CASE WHEN n % 4 <> 0 THEN 777000 + n % 50 END,
     CASE WHEN n % 4 <> 0 THEN format('Analista %s', n % 50) END,
     CASE WHEN n % 8 = 1 THEN format('analista_%s', n % 50) END,
@@ -109,7 +113,8 @@ SELECT
     at + interval '5 s',
     CASE status WHEN 'deleted' THEN at + interval '1 hour' END
 FROM (
-    SELECT n, now() - interval '1 hour' - ($3::double precision * (1 - n::double precision / $1)) * interval '1 day' AS at,
+    SELECT n, now() - interval '1 hour' - ($3::double precision * (1 - n::double precision / $1)) *
+    interval '1 day' AS at,
         CASE
             WHEN n % 100 < 2 THEN 'failed' WHEN n % 100 = 2 THEN 'retrying' WHEN n % 100 = 3 THEN 'queued'
             WHEN n % 100 = 4 THEN 'reprocess_pending' WHEN n % 100 = 5 THEN 'reprocessed'
@@ -124,7 +129,8 @@ INSERT INTO telegram_gateway.messages (
     channel_id, message_id, source, text, caption, media_type, media, sender_id, sender_name, sender_username,
     telegram_date, received_at, status, retry_count, metadata, created_at, updated_at
 )
-SELECT channel_id, message_id, source, text, caption, media_type, media, sender_id, sender_name, sender_username,
+SELECT channel_id, message_id, source, text, caption, media_type, media, sender_id, sender_name,
+sender_username,
     telegram_date, received_at + interval '10 minutes',
     CASE WHEN message_id::bigint % 3 = 0 THEN 'published' ELSE status END, retry_count, metadata,
     created_at + interval '10 minutes', updated_at + interval '10 minutes'
@@ -132,7 +138,8 @@ FROM telegram_gateway.messages
 WHERE message_id::bigint % 25 = 0 AND deleted_at IS NULL
 """
 _EDITS = """
-UPDATE telegram_gateway.messages SET text = text || ' (corrigido)', updated_at = updated_at + interval '1 minute'
+UPDATE telegram_gateway.messages SET text = text || ' (corrigido)', updated_at = updated_at + interval '1
+minute'
 WHERE message_id::bigint % 40 = 0 AND text IS NOT NULL
 """
 _ODD = """
@@ -161,7 +168,8 @@ class OldStack:
 async def fill(
     dsn: str, *, rows: int = 200_000, days: int = 30, channels: tuple[str, ...] = CHANNELS
 ) -> OldStack:
-    """Makes the old schema in the database at `dsn`, with `rows` messages and what goes wrong with some of them."""
+    """Makes the old schema in the database at `dsn`, with `rows` messages and what goes wrong with some
+    of them."""
     connection = await asyncpg.connect(dsn)
     try:
         await connection.execute(_SCHEMA)
@@ -178,7 +186,8 @@ async def fill(
 
 
 async def create_database(admin_dsn: str, name: str = "old_gateway") -> str:
-    """An empty database for it beside ours, on the same server; returns its DSN, with the server's superuser."""
+    """An empty database for it beside ours, on the same server; returns its DSN, with the server's
+    superuser."""
     connection = await asyncpg.connect(admin_dsn)
     try:
         await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
@@ -228,7 +237,7 @@ async def run_old_gateway(dsn: str, file: Path, server: tuple[str, int], public_
     client.add_event_handler(change, events.MessageEdited)
     await client.connect()
     await client.get_dialogs()
-    print("ready", flush=True)  # noqa: T201
+    print("ready", flush=True)
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     await stopped.wait()

@@ -1,6 +1,8 @@
-"""Carries back into the old table what came since: new messages, edits, deletions, and the consumer's statuses.
+"""Carries back into the old table what came since: new messages, edits, deletions, and the consumer's
+statuses.
 
-One transaction, checked before it is committed. Messages that are there are not added again; the rows of one that
+One transaction, checked before it is committed. Messages that are there are not added again; the rows of
+one that
 moved on are changed in place, as the old stack does it. Nothing is deleted on either side.
 """
 
@@ -27,11 +29,12 @@ _CONTENT = (
 _STATE = ("status", "retry_count", "attempts", "error_message", "last_error", "error", "deleted_at")
 
 _TABLES = """
-CREATE TEMP TABLE carried (channel_id text, message_id text, doc jsonb, content text, state text) ON COMMIT DROP;
+CREATE TEMP TABLE carried (channel_id text, message_id text, doc jsonb, content text, state text) ON
+COMMIT DROP;
 CREATE TEMP TABLE present (channel_id text, message_id text, content text, state text) ON COMMIT DROP;
 """
 _PRESENT = (
-    f"INSERT INTO present {READ_SOME} SELECT channel_id, message_id::text, content, state FROM compared"
+    f"INSERT INTO present {READ_SOME} SELECT channel_id, message_id::text, content, state FROM compared"  # noqa: S608
 )
 _DIFFERENT = """
 SELECT count(*) FROM carried c LEFT JOIN present p USING (channel_id, message_id)
@@ -53,7 +56,8 @@ class CarriedBack:
 
 
 async def deliver_waiting(settings: Settings) -> int:
-    """Stores what the stopped daemon's journal still holds for the database; returns how many events that was.
+    """Stores what the stopped daemon's journal still holds for the database; returns how many events
+    that was.
 
     They stay in the journal, too: stored twice is stored once. Raises SinkUnavailable.
     """
@@ -74,8 +78,10 @@ async def deliver_waiting(settings: Settings) -> int:
                     await sink.deliver(records)
                 except RecordsRefused as error:
                     raise GatewayError(
-                        f"{error}, the first because of {next(iter(error.reasons.values()))}: start the gateway "
-                        "so that they go into quarantine, see telegram-gateway quarantine list, and run this again"
+                        f"{error}, the first because of {next(iter(error.reasons.values()))}: start the "
+                        "gateway "
+                        "so that they go into quarantine, see telegram-gateway quarantine list, and run "
+                        "this again"
                     ) from None
                 after = records[-1].seq
                 delivered += len(records)
@@ -114,7 +120,8 @@ async def carry_back(old: OldTable, new: NewDatabase, plan: Plan) -> CarriedBack
             wrong: int = await connection.fetchval(_DIFFERENT)
             if wrong:
                 raise GatewayError(
-                    f"{wrong} messages would not be in the old table as they are here (a trigger or a constraint "
+                    f"{wrong} messages would not be in the old table as they are here (a trigger or a "
+                    "constraint "
                     "of it?); nothing was changed there"
                 )
     return result
@@ -137,7 +144,7 @@ async def _insert(old: OldTable) -> int:
             f"INSERT INTO telegram_gateway.messages ({', '.join(columns)}) SELECT {values} "
             "FROM carried c LEFT JOIN present p USING (channel_id, message_id), "
             "jsonb_populate_record(NULL::telegram_gateway.messages, c.doc) r "
-            "WHERE p.channel_id IS NULL ORDER BY r.telegram_date"
+            "WHERE p.channel_id IS NULL ORDER BY r.telegram_date"  # noqa: S608
         )
     )
 
@@ -161,7 +168,7 @@ async def _update(old: OldTable, fields: Sequence[str], fingerprint: str) -> int
         "jsonb_populate_record(NULL::telegram_gateway.messages, c.doc) r "
         f"WHERE p.{fingerprint} <> c.{fingerprint} "
         "AND (m.channel_id::text, m.message_id::text) = (c.channel_id, c.message_id) "
-        "RETURNING c.channel_id, c.message_id) SELECT count(*) FROM (SELECT DISTINCT * FROM changed) AS each"
+        "RETURNING c.channel_id, c.message_id) SELECT count(*) FROM (SELECT DISTINCT * FROM changed) AS each"  # noqa: S608
     )
     return updated
 

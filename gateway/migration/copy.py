@@ -1,14 +1,16 @@
-"""Carries rows from the old table into our database, in the order of their dates: what differs, and only that.
+"""Carries rows from the old table into our database, in the order of their dates: what differs, and only
+that.
 
-A batch is one transaction, and what is there already changes nothing: after a kill, the next run compares again
+A batch is one transaction, and what is there already changes nothing: after a kill, the next run
+compares again
 and goes on with what is left.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
+from time import monotonic
 
 from gateway.database import refresh_aggregates
 from gateway.errors import NeedsOperator
@@ -16,6 +18,7 @@ from gateway.event import utc_now
 from gateway.migration.compare import EVER, Comparison, compare
 from gateway.migration.new import NewDatabase
 from gateway.migration.old import OldTable
+from gateway.migration.rows import CHANNELS_ABOVE
 from gateway.migration.state import Plan, StateFile
 from gateway.retention import refuse_beyond_retention
 from gateway.settings import Settings
@@ -52,40 +55,44 @@ class Copied:
     seconds: float
 
 
-async def refuse_unfit(old: OldTable, plan: Plan, settings: Settings) -> None:
-    """Raises NeedsOperator (ConfigurationError) for rows that the plan cannot bring over."""
-    summary = await old.summary(plan.since or EVER)
-    if summary.numbered_by_account and plan.user_id is None:
+def refuse_unfit(found: Comparison, plan: Plan, settings: Settings) -> None:
+    """Raises NeedsOperator (ConfigurationError) for rows that cannot be brought over as the plan says."""
+    differing = [bucket for bucket in found.different if bucket.old.messages]
+    by_account = sum(b.old.messages for b in differing if int(b.channel_id) > -CHANNELS_ABOVE)
+    if by_account and plan.user_id is None:
         raise NeedsOperator(
-            f"{summary.numbered_by_account} rows are of private chats or basic groups, whose ids count per account: "
-            "give the account's user id with --user-id (telegram-gateway session check shows it), "
-            "or the session with --volume"
+            f"{by_account} messages are of private chats or basic groups, whose ids count per account: "
+            "give the "
+            "account's user id with --user-id (telegram-gateway session check shows it), or the session with "
+            "--volume"
         )
-    begin = max(summary.oldest, plan.since) if summary.oldest and plan.since else summary.oldest
-    if begin is not None and not (plan.since and plan.since > (summary.newest or begin)):
+    if differing:
+        first_day = min(bucket.day for bucket in differing)
         try:
-            refuse_beyond_retention(settings, begin)
+            # What is dropped is dropped by whole days.
+            refuse_beyond_retention(settings, datetime.combine(first_day, time.max, UTC))
         except NeedsOperator as error:
-            raise NeedsOperator(f"{error}; to leave what is older where it is: --since") from None
+            raise NeedsOperator(f"{error}; to leave what is older in the old database: --since") from None
 
 
 async def copy(
     old: OldTable, new: NewDatabase, plan: Plan, settings: Settings, state: StateFile,
     report: Callable[[Progress], None], *, dry_run: bool = False,
 ) -> Copied:  # fmt: skip
-    """Brings over what differs. Raises NeedsOperator for what it must not take, GatewayError when a server fails."""
-    await refuse_unfit(old, plan, settings)
+    """Brings over what differs. Raises NeedsOperator for what it must not take, GatewayError when a
+    server fails."""
     found = await compare(old, new, plan)
+    refuse_unfit(found, plan, settings)
     rejected = await _keep_rejected(old, None if dry_run else state)
-    started = time.monotonic()
+    started = monotonic()
     if dry_run or not found.different_old:
         return Copied(0 if not dry_run else found.different_old, len(found.different), rejected, 0.0)
     await _carry(old, new, plan, found, report)
-    seconds = time.monotonic() - started
+    seconds = monotonic() - started
     days = [bucket.day for bucket in found.different]
     await refresh_aggregates(
         settings.db_direct_dsn.get_secret_value(),
-        datetime.combine(min(days), datetime.min.time(), UTC),
+        datetime.combine(min(days), time.min, UTC),
         utc_now(),
         password=settings.db_password.get_secret_value() if settings.db_password else None,
     )
@@ -97,7 +104,7 @@ async def _carry(
 ) -> None:
     batches: asyncio.Queue[list[bytes] | None] = asyncio.Queue(WAITING_BATCHES)
     total = found.different_old
-    started = time.monotonic()
+    started = monotonic()
 
     async def read() -> None:
         lines: list[bytes] = []
@@ -121,13 +128,14 @@ async def _carry(
         while (lines := await batches.get()) is not None:
             await new.take_in(lines, plan.account, plan.consumer, old.carried)
             rows += len(lines)
-            report(Progress(rows, total, time.monotonic() - started))
+            report(Progress(rows, total, monotonic() - started))
 
     await run_together(read(), write())
 
 
 async def _keep_rejected(old: OldTable, state: StateFile | None) -> int:
-    """How many rows have no place here; all of them are written to a file as they are, readable by us only."""
+    """How many rows have no place here; all of them are written to a file as they are, readable by us
+    only."""
     rows = await old.rejected()
     if state is not None and rows:
         state.write(state.rejected.name, "\n".join([*rows, ""]).encode())

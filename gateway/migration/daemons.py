@@ -1,4 +1,5 @@
-"""Both gateways from the outside: starting and stopping by the operator's commands, and whether they still work."""
+"""Both gateways from the outside: starting and stopping by the operator's commands, and whether they
+still work."""
 
 import asyncio
 import fcntl
@@ -56,7 +57,8 @@ async def status(settings: Settings) -> dict[str, Any] | None:
 
 
 def is_running(settings: Settings) -> bool:
-    """Whether a process has the journal of this state directory, which the daemon holds until its very end."""
+    """Whether a process has the journal of this state directory, which the daemon holds until its very
+    end."""
     path = settings.journal_path.with_name(settings.journal_path.name + ".lock")
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -109,7 +111,8 @@ async def until_ready(settings: Settings) -> dict[str, Any]:
 
 
 async def until_still(pulse: Callable[[], Awaitable[object]]) -> None:
-    """Returns once the old table has not changed for a while. Raises NeedsOperator when it goes on changing."""
+    """Returns once the old table has not changed for a while. Raises NeedsOperator when it goes on
+    changing."""
     deadline = time.monotonic() + STOPPING_SECONDS
     last = await pulse()
     while time.monotonic() < deadline:
@@ -126,7 +129,7 @@ async def until_still(pulse: Callable[[], Awaitable[object]]) -> None:
 async def _until(condition: Callable[[], Awaitable[bool]], within: float, otherwise: str) -> None:
     try:
         async with asyncio.timeout(within):
-            while not await condition():
+            while not await condition():  # noqa: ASYNC110 - another process does not call back
                 await asyncio.sleep(LOOK_SECONDS)
     except TimeoutError:
         raise GatewayError(otherwise) from None

@@ -1,7 +1,8 @@
 """Where our history begins: the journal is told, before its first start, up to where the old stack had come.
 
 So what was posted between the old stack's last message and our first connection is missing in the ledger, or
-behind the update state, and is fetched by what fetches everything else: differences, reconciliation, backfill.
+behind the update state, and is fetched by what fetches everything else: differences, reconciliation,
+backfill.
 """
 
 import os
@@ -23,7 +24,8 @@ async def begin_history(
 ) -> bool:
     """Enters the old stack's newest message of each chat, and its update state, into the journal.
 
-    Returns False when the account has a state of its own already, as after a way back: then only chats that are
+    Returns False when the account has a state of its own already, as after a way back: then only chats
+    that are
     new to the journal are entered, and everything else goes on from there. The daemon must be stopped.
     """
     tops = {chat: top for chat, top in newest.items() if chat < -CHANNELS_ABOVE}

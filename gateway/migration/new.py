@@ -45,14 +45,15 @@ compared AS (
     SELECT *, {CONTENT} AS content, {STATE} AS state, (telegram_date AT TIME ZONE 'UTC')::date AS day
     FROM shaped
 )
-"""
+"""  # noqa: S608
 _BUCKETS = f"{_CURRENT} {BUCKETS}"
 # As documents in which every name that a release of the predecessor has for a field holds its value.
 _ROWS_OF = f"""
 {_CURRENT}
 SELECT channel_id, message_id, jsonb_build_object(
     'channel_id', channel_id, 'message_id', message_id, 'thread_id', thread_id,
-    'channel_title', chat_title, 'chat_title', chat_title, 'message_type', coalesce(message_type, 'channel_post'),
+    'channel_title', chat_title, 'chat_title', chat_title, 'message_type', coalesce(message_type,
+    'channel_post'),
     'source', 'telegram-gateway', 'text', text, 'caption', caption, 'media_type', media_type,
     'media', CASE WHEN media ? 'items' THEN media -> 'items' ELSE media END,
     'media_refs', CASE WHEN media ? 'items' THEN media -> 'items' ELSE coalesce(media, '[]') END,
@@ -65,12 +66,14 @@ SELECT channel_id, message_id, jsonb_build_object(
 FROM compared
 JOIN unnest($5::text[], $6::date[]) AS wanted (channel_id, day) USING (channel_id, day)
 ORDER BY telegram_date, channel_id, message_id
-"""
+"""  # noqa: S608
 
 _STAGE = """
 CREATE TEMP TABLE staged (
-    account_scope bigint, channel_id text, message_id bigint, telegram_date timestamptz, received_at timestamptz,
-    chat_type text, chat_title text, thread_id bigint, sender_id bigint, sender_name text, sender_username text,
+    account_scope bigint, channel_id text, message_id bigint, telegram_date timestamptz, received_at
+    timestamptz,
+    chat_type text, chat_title text, thread_id bigint, sender_id bigint, sender_name text,
+    sender_username text,
     text text, caption text, media_type text, media jsonb, message_type text, metadata jsonb, status text,
     attempts integer, error text, at timestamptz, deleted_at timestamptz, content text
 )
@@ -78,13 +81,15 @@ CREATE TEMP TABLE staged (
 _STORE = """
 INSERT INTO telegram_gateway.messages (
     account_scope, channel_id, message_id, telegram_date, event_id, account, chat_type, chat_title, thread_id,
-    sender_id, sender_name, sender_username, text, caption, media_type, media, received_at, source, message_type,
+    sender_id, sender_name, sender_username, text, caption, media_type, media, received_at, source,
+    message_type,
     metadata
 )
 SELECT
     account_scope, channel_id, message_id, telegram_date,
     account_scope || ':' || channel_id || ':' || message_id, $1, chat_type, chat_title, thread_id,
-    sender_id, sender_name, sender_username, text, caption, media_type, media, received_at, 'import', message_type,
+    sender_id, sender_name, sender_username, text, caption, media_type, media, received_at, 'import',
+    message_type,
     metadata
 FROM staged s
 WHERE NOT EXISTS (
@@ -98,21 +103,26 @@ ON CONFLICT DO NOTHING
 _REVISE = f"""
 INSERT INTO telegram_gateway.message_revisions (
     event_id, kind, account_scope, channel_id, message_id, telegram_date, account, chat_type, chat_title,
-    chat_username, thread_id, grouped_id, reply_to, forward, sender_id, sender_name, sender_username, text, caption,
+    chat_username, thread_id, grouped_id, reply_to, forward, sender_id, sender_name, sender_username,
+    text, caption,
     entities, media_type, media, edit_date, received_at, source, message_type, metadata
 )
 SELECT
-    s.account_scope || ':' || s.channel_id || ':' || s.message_id || ':edit:' || extract(epoch FROM d.edit_date)::bigint
+    s.account_scope || ':' || s.channel_id || ':' || s.message_id || ':edit:' || extract(epoch FROM
+    d.edit_date)::bigint
         || ':' || left(s.content, 16),
-    'message.edited', s.account_scope, s.channel_id, s.message_id, m.telegram_date, $2, m.chat_type, m.chat_title,
+    'message.edited', s.account_scope, s.channel_id, s.message_id, m.telegram_date, $2, m.chat_type,
+    m.chat_title,
     m.chat_username, m.thread_id, m.grouped_id, m.reply_to, m.forward, s.sender_id, s.sender_name,
-    s.sender_username, s.text, s.caption, CASE WHEN (m.text, m.caption) IS NOT DISTINCT FROM (s.text, s.caption)
+    s.sender_username, s.text, s.caption, CASE WHEN (m.text, m.caption) IS NOT DISTINCT FROM (s.text,
+    s.caption)
         THEN m.entities END,
     s.media_type, s.media, d.edit_date, now(), 'import', s.message_type, s.metadata
 FROM staged s
 JOIN telegram_gateway.message_arrivals a USING (account_scope, channel_id, message_id)
 JOIN telegram_gateway.messages_current m USING (account_scope, channel_id, message_id)
-CROSS JOIN LATERAL (SELECT date_trunc('second', greatest(s.at, m.edit_date + interval '1 second')) AS edit_date) d
+CROSS JOIN LATERAL (SELECT date_trunc('second', greatest(s.at,
+m.edit_date + interval '1 second')) AS edit_date) d
 CROSS JOIN LATERAL (
     SELECT {CONTENT} AS content FROM (
         SELECT m.telegram_date, m.received_at, m.text,
@@ -128,7 +138,7 @@ CROSS JOIN LATERAL (
 ) k
 WHERE m.telegram_date = a.telegram_date AND k.content <> s.content
 ON CONFLICT DO NOTHING
-"""
+"""  # noqa: S608
 _PROCESSED = """
 INSERT INTO telegram_gateway.message_processing AS p
     (consumer, account_scope, channel_id, message_id, status, attempts, error, at)
@@ -139,11 +149,13 @@ ON CONFLICT (consumer, account_scope, channel_id, message_id) DO UPDATE
 SET status = excluded.status, attempts = excluded.attempts, error = excluded.error, at = excluded.at
 WHERE (CASE p.status WHEN 'ignored' THEN 'published' ELSE p.status END, p.attempts, p.error)
     IS DISTINCT FROM
-    (CASE excluded.status WHEN 'ignored' THEN 'published' ELSE excluded.status END, excluded.attempts, excluded.error)
+    (CASE excluded.status WHEN 'ignored' THEN 'published' ELSE excluded.status END, excluded.attempts,
+    excluded.error)
 """
 # Deleted by hand there is hidden here; what Telegram deleted is known as that already.
 _HIDE = """
-INSERT INTO telegram_gateway.hidden_messages AS h (account_scope, channel_id, message_id, hidden_by, hidden_at)
+INSERT INTO telegram_gateway.hidden_messages AS h (account_scope, channel_id, message_id, hidden_by,
+hidden_at)
 SELECT account_scope, channel_id, message_id, 'migration', deleted_at FROM staged s
 WHERE deleted_at IS NOT NULL AND NOT EXISTS (
     SELECT FROM telegram_gateway.message_revisions r
@@ -155,7 +167,8 @@ WHERE h.hidden_at <> excluded.hidden_at
 """
 _CHANNELS = """
 INSERT INTO telegram_gateway.channels AS c (
-    account_scope, id, title, type, first_message_id, first_message_date, last_message_id, last_message_date, seen_at
+    account_scope, id, title, type, first_message_id, first_message_date, last_message_id,
+    last_message_date, seen_at
 )
 SELECT account_scope, channel_id, max(chat_title), min(chat_type), min(message_id), min(telegram_date),
     max(message_id), max(telegram_date), max(received_at)
@@ -197,7 +210,8 @@ class NewDatabase:
         days: Sequence[tuple[str, date]],
         take: Callable[[bytes], Coroutine[Any, Any, None]],
     ) -> None:
-        """Gives the messages of these chats' days to `take` as documents in the old shape, in COPY's text format."""
+        """Gives the messages of these chats' days to `take` as documents in the old shape, in COPY's
+        text format."""
         with working_on("new"):
             await self.connection.copy_from_query(
                 _ROWS_OF,
@@ -219,7 +233,8 @@ class NewDatabase:
     async def take_in(
         self, lines: Sequence[bytes], account: str, consumer: str, carried: Sequence[str]
     ) -> None:
-        """Stores a batch, rows of COPY's text format, in one transaction. Rows that are there already change nothing."""
+        """Stores a batch, rows of COPY's text format, in one transaction. Rows that are there already
+        change nothing."""
         with working_on("new"):
             if not self._staged:
                 await self.connection.execute(_STAGE)
@@ -249,7 +264,8 @@ async def new_database(settings: Settings) -> AsyncIterator[NewDatabase]:
     try:
         with working_on("new"):
             await connection.execute(
-                "SET statement_timeout = 0; SET work_mem = '64MB'; SET search_path = public; SET timezone = 'UTC'"
+                "SET statement_timeout = 0; SET work_mem = '64MB'; SET search_path = public; SET "
+                "timezone = 'UTC'; SET jit = off"
             )
             await require_schema(connection, load_migrations())
             timescaledb: bool = await connection.fetchval("SELECT telegram_gateway.has_timescaledb()")

@@ -44,25 +44,26 @@ _IDENTITY = """
 SELECT (pg_control_system()).system_identifier::text || '/' || oid AS identity FROM pg_database
 WHERE datname = current_database()
 """
-_NUMBERED = """
-coalesce(channel_id ~ '^-?[1-9][0-9]{0,17}$' AND message_id ~ '^[1-9][0-9]{0,17}$', false)
-AND coalesce(telegram_date, received_at, created_at) IS NOT NULL
-"""
+_IDS = "channel_id ~ '^-?[1-9][0-9]{0,17}$' AND message_id ~ '^[1-9][0-9]{0,17}$'"
+_NUMBERED = f"coalesce({_IDS}, false) AND coalesce(telegram_date, received_at, created_at) IS NOT NULL"
 _NAMED = """
 named AS (
     SELECT
-        r ->> 'channel_id' AS channel_id, r ->> 'message_id' AS message_id,
+        channel_id, message_id, created_at,
         (r ->> 'telegram_date')::timestamptz AS telegram_date,
         (r ->> 'received_at')::timestamptz AS received_at,
-        (r ->> 'created_at')::timestamptz AS created_at,
         greatest(
-            (r ->> 'updated_at')::timestamptz, (r ->> 'created_at')::timestamptz,
+            created_at, (r ->> 'updated_at')::timestamptz,
             (r ->> 'published_at')::timestamptz, (r ->> 'failed_at')::timestamptz,
             (r ->> 'queued_at')::timestamptz, (r ->> 'reprocess_requested_at')::timestamptz,
             (r ->> 'reprocessed_at')::timestamptz, (r ->> 'deleted_at')::timestamptz
         ) AS changed_at,
         r
-    FROM (SELECT to_jsonb(m) AS r FROM telegram_gateway.messages m {which} OFFSET 0) AS row
+    FROM (
+        SELECT m.channel_id::text, m.message_id::text, m.created_at::timestamptz, to_jsonb(m) AS r
+        FROM telegram_gateway.messages m {which}
+        OFFSET 0  -- or each use of the JSON would make it anew
+    ) AS row
 )
 """
 # One row a message: the newest of its duplicates, with the earliest dates of all of them.
@@ -102,7 +103,8 @@ shaped AS (
         END AS media,
         CASE
             WHEN chat > 0 THEN 'private_message'
-            WHEN r ->> 'message_type' IN ('channel_post', 'group_message', 'service') THEN r ->> 'message_type'
+            WHEN r ->> 'message_type' IN ('channel_post', 'group_message',
+            'service') THEN r ->> 'message_type'
             WHEN chat < -{CHANNELS_ABOVE} THEN 'channel_post'
             ELSE 'group_message'
         END AS message_type,
@@ -115,7 +117,8 @@ shaped AS (
             r - ARRAY[{_WITHOUT}]
             || jsonb_build_object(
                 'status', CASE
-                    WHEN old_status NOT IN ('received', 'retrying', 'published', 'failed', 'ignored') THEN r -> 'status'
+                    WHEN old_status NOT IN ('received', 'retrying', 'published', 'failed',
+                    'ignored') THEN r -> 'status'
                 END,
                 'telegram_date', CASE WHEN telegram_date IS NULL THEN 'missing' END,
                 'sender_id', CASE WHEN r ->> 'sender_id' !~ '^-?[0-9]{{1,18}}$' THEN r -> 'sender_id' END
@@ -145,7 +148,7 @@ compared AS (
     FROM shaped
     WHERE telegram_date >= $2::timestamptz
 )
-"""
+"""  # noqa: S608
 _READ_ALL = f"WITH {_NAMED.format(which='')}, {_ROWS}"
 READ_SOME = (
     "WITH "
@@ -167,12 +170,22 @@ SELECT
 FROM compared
 JOIN unnest($3::text[], $4::date[]) AS wanted (channel_id, day) USING (channel_id, day)
 ORDER BY telegram_date, channel_id, message_id
-"""
-_REJECTED = f"WITH {_NAMED.format(which='')} SELECT r FROM named WHERE NOT ({_NUMBERED})"
+"""  # noqa: S608
+# The JSON is made of those few rows only.
+_REJECTED = f"""
+SELECT to_jsonb(m) FROM telegram_gateway.messages m
+CROSS JOIN LATERAL (SELECT m.channel_id::text, m.message_id::text) AS ids
+WHERE NOT coalesce({
+    _IDS.replace("channel_id", "ids.channel_id").replace("message_id", "ids.message_id")
+}, false)
+   OR m.created_at IS NULL
+      AND coalesce(to_jsonb(m) ->> 'telegram_date', to_jsonb(m) ->> 'received_at') IS NULL
+"""  # noqa: S608
 _CHATS = f"""
 WITH {_NAMED.format(which="")}
-SELECT channel_id::bigint AS chat, max(message_id::bigint) AS newest FROM named WHERE {_NUMBERED} GROUP BY channel_id
-"""
+SELECT channel_id::bigint AS chat, max(message_id::bigint) AS newest FROM named WHERE {_NUMBERED} GROUP
+BY channel_id
+"""  # noqa: S608
 _SUMMARY = f"""
 WITH {_NAMED.format(which="")},
 valid AS (SELECT *, coalesce(telegram_date, received_at, created_at) AS date FROM named WHERE {_NUMBERED})
@@ -186,7 +199,7 @@ SELECT
     count(*) FILTER (WHERE date < $1::timestamptz) AS before,
     min(date) AS oldest, max(date) AS newest
 FROM valid
-"""
+"""  # noqa: S608
 _PULSE = """
 SELECT count(*) AS rows, max(created_at) AS newest, max(to_jsonb(m) ->> 'updated_at') AS changed
 FROM telegram_gateway.messages m
@@ -251,7 +264,8 @@ class OldTable:
         days: Sequence[tuple[str, date]],
         take: Callable[[bytes], Coroutine[Any, Any, None]],
     ) -> None:
-        """Gives the messages of these chats' days to `take`, in COPY's text format and the order of their dates."""
+        """Gives the messages of these chats' days to `take`, in COPY's text format and the order of
+        their dates."""
         with working_on("old"):
             await self.connection.copy_from_query(
                 _ROWS_OF, user, since, [chat for chat, _ in days], [day for _, day in days], output=take
@@ -298,8 +312,9 @@ async def old_table(dsn: str, password: str | None, *, writable: bool = False) -
     try:
         with working_on("old"):
             await connection.execute(
-                f"SET default_transaction_read_only = {'off' if writable else 'on'}; SET statement_timeout = 0; "
-                "SET work_mem = '64MB'; SET search_path = public; SET timezone = 'UTC'"
+                f"SET default_transaction_read_only = {'off' if writable else 'on'}; SET "
+                "statement_timeout = 0; "
+                "SET work_mem = '64MB'; SET search_path = public; SET timezone = 'UTC'; SET jit = off"
             )
             columns = [row[0] for row in await connection.fetch(_COLUMNS)]
         lacking = [name for name in REQUIRED if name not in columns]

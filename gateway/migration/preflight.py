@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncpg
 
 from gateway.errors import GatewayError, NeedsOperator
-from gateway.migration.compare import EVER
+from gateway.migration.compare import EVER, compare
 from gateway.migration.copy import refuse_unfit
 from gateway.migration.daemons import STILL_SECONDS, is_running
 from gateway.migration.new import NewDatabase
@@ -58,11 +58,18 @@ async def look(old: OldTable, new: NewDatabase, plan: Plan, settings: Settings) 
         True,
         f"{summary.rows} rows, {summary.messages} messages of {summary.chats} chats ({span}); "
         f"{summary.valid - summary.messages} duplicates fold, {summary.undated} lack their date, "
-        f"{summary.rows - summary.valid} have no usable id and are kept in a file, {summary.before} before --since stay",
+        f"{summary.rows - summary.valid} have no usable id and are kept in a file, {summary.before} "
+        "before --since stay",
     )
-    yield await _refused(
-        "what is taken", refuse_unfit(old, plan, settings), "nothing that retention would drop"
-    )
+    found = await compare(old, new, plan)
+    try:
+        refuse_unfit(found, plan, settings)
+    except NeedsOperator as error:
+        yield Finding("what is taken", False, str(error))
+    else:
+        yield Finding(
+            "what is taken", True, f"{found.different_old} messages, none that retention would drop"
+        )
     yield await _space(old, new)
     yield await _idle(new, settings)
     yield _session(plan, settings)
@@ -81,14 +88,6 @@ async def _server(side: str, connection: "asyncpg.Connection[asyncpg.Record]") -
             f"{side} database", False, f"{said}; its clock is {apart:.0f} s from this host's: set the clocks"
         )
     return Finding(f"{side} database", True, f"{said}, clock {apart:.1f} s from ours")
-
-
-async def _refused(what: str, check: "asyncio.Future[None] | object", fine: str) -> Finding:
-    try:
-        await check  # type: ignore[misc]
-    except NeedsOperator as error:
-        return Finding(what, False, str(error))
-    return Finding(what, True, fine)
 
 
 async def _space(old: OldTable, new: NewDatabase) -> Finding:

@@ -43,7 +43,8 @@ async def rollback(
         say(f"stored {waiting} events that only the journal had")
     carried = await carry_back(old, new, plan)
     say(
-        f"carried back: {carried.added} messages added, {carried.edited} edited, {carried.restated} with a new status"
+        f"carried back: {carried.added} messages added, {carried.edited} edited, {carried.restated} "
+        "with a new status"
     )
     left = await compare(old, new, plan)
     say(
@@ -77,7 +78,8 @@ async def _close_gaps(settings: Settings, patience: timedelta, say: Say) -> None
             return
         if time.monotonic() >= deadline:
             say(
-                f"note: {gaps} gaps are still open (telegram-gateway gaps): their messages are in neither database"
+                f"note: {gaps} gaps are still open (telegram-gateway gaps): their messages are in "
+                "neither database"
             )
             return
         await asyncio.sleep(LOOK_SECONDS)

@@ -1,4 +1,5 @@
-"""What both databases are reduced to so that they can be compared: rows of one form, and fingerprints of them.
+"""What both databases are reduced to so that they can be compared: rows of one form, and fingerprints of
+them.
 
 A row is one message as the old stack could hold it: its newest content, and what one consumer made of it.
 """
@@ -13,14 +14,16 @@ from gateway.errors import GatewayError
 # Over the columns of a row in that form. Numbers and keys of JSON are normalised by jsonb on both sides.
 CONTENT = """
 md5(jsonb_build_array(
-    (extract(epoch FROM telegram_date) * 1000000)::bigint, (extract(epoch FROM received_at) * 1000000)::bigint,
+    (extract(epoch FROM telegram_date) * 1000000)::bigint, (extract(epoch FROM received_at) *
+    1000000)::bigint,
     thread_id, text, caption, media_type, media, sender_id, sender_name, sender_username, metadata
 )::text)
 """
 # What a consumer ignored and what it published are the same to the old stack: it is done.
 STATE = """
 md5(jsonb_build_array(
-    CASE status WHEN 'ignored' THEN 'published' ELSE coalesce(status, 'received') END, coalesce(attempts, 0), error,
+    CASE status WHEN 'ignored' THEN 'published' ELSE coalesce(status, 'received') END, coalesce(attempts,
+    0), error,
     (extract(epoch FROM deleted_at) * 1000000)::bigint
 )::text)
 """

@@ -27,7 +27,8 @@ _STATES = "SELECT id, pts, qts, date, seq FROM update_state"
 
 @dataclass(frozen=True)
 class OldSession:
-    """A session file of the old stack: the login, whose it is, and where its updates had got to, if it knew."""
+    """A session file of the old stack: the login, whose it is, and where its updates had got to, if it
+    knew."""
 
     file: Path
     login: StoredSession
@@ -70,7 +71,8 @@ def read_old_session(volume: str, account: str, settings: Settings) -> OldSessio
 
 
 def bring_in(old: OldSession, account: str, settings: Settings) -> bool:
-    """Makes it the account's session; returns whether it was not yet. Another one that is there is backed up."""
+    """Makes it the account's session; returns whether it was not yet. Another one that is there is
+    backed up."""
     sessions, backups = _ours(settings)
     if _held(sessions, account) == old.login:
         return False
@@ -113,9 +115,9 @@ def _held(sessions: SessionDirectory, account: str) -> StoredSession | None:
 
 
 def _mount_point(volume: str) -> Path:
-    if shutil.which("docker"):
-        asked = subprocess.run(
-            ["docker", "volume", "inspect", "--format", "{{ .Mountpoint }}", volume],
+    if docker := shutil.which("docker"):
+        asked = subprocess.run(  # noqa: S603
+            [docker, "volume", "inspect", "--format", "{{ .Mountpoint }}", volume],
             capture_output=True,
             text=True,
             check=False,
@@ -126,7 +128,8 @@ def _mount_point(volume: str) -> Path:
 
 
 def _telethons_own(file: Path) -> tuple[int | None, dict[int, UpdateState]]:
-    """Whose session it is and its update states; a session string, or a file of another program, has neither."""
+    """Whose session it is and its update states; a session string, or a file of another program, has
+    neither."""
     try:
         image = session_file.snapshot(file)
         database = sqlite3.connect(":memory:")

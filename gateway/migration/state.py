@@ -1,4 +1,5 @@
-"""What the phases need to know of each other: the plan, and what each came to. One file in the state directory.
+"""What the phases need to know of each other: the plan, and what each came to. One file in the state
+directory.
 
 Losing it costs the operator the options again, and nothing else: what is left to do is seen in the databases.
 """
@@ -47,7 +48,8 @@ class State(msgspec.Struct, kw_only=True):
 
 
 class StateFile:
-    """The migration's directory, TELEGRAM_STATE_DIR/migration: the state, and the rows that could not be taken."""
+    """The migration's directory, TELEGRAM_STATE_DIR/migration: the state, and the rows that could not be
+    taken."""
 
     def __init__(self, settings: Settings) -> None:
         self.directory = settings.state_dir / "migration"
@@ -80,7 +82,10 @@ class StateFile:
 
     def undone(self, *phases: str) -> None:
         """Forgets what no longer holds."""
-        if any([self.state.phases.pop(phase, None) is not None for phase in phases]):
+        before = len(self.state.phases)
+        for phase in phases:
+            self.state.phases.pop(phase, None)
+        if len(self.state.phases) != before:
             self._write()
 
     def write(self, name: str, content: bytes) -> Path:

@@ -1,7 +1,9 @@
 """From the old gateway to ours, and the look afterwards whether it holds.
 
-The old one stops first: two users of one session end it for good. What it wrote last is carried over, compared
-once more, and only then ours starts; nobody captures in between, and nothing is lost by that, because the journal
+The old one stops first: two users of one session end it for good. What it wrote last is carried over,
+compared
+once more, and only then ours starts; nobody captures in between, and nothing is lost by that, because
+the journal
 knows where the old one had come to (`gateway.migration.history`).
 """
 
@@ -75,7 +77,8 @@ async def watch(
 ) -> None:
     """Looks for a while whether ours works and the old one rests.
 
-    Raises NeedsOperator as soon as the old table changes, or when ours is not ready at the end. That no message
+    Raises NeedsOperator as soon as the old table changes, or when ours is not ready at the end. That no
+    message
     came is said, but is no failure: chats may be quiet.
     """
     before, pulse = await new.newest_arrival(), await old.pulse()
@@ -86,7 +89,8 @@ async def watch(
         await asyncio.sleep(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
         if await old.pulse() != pulse:
             raise NeedsOperator(
-                "the old table changed: the old gateway, or one of its consumers, still runs. Stop it at once: two "
+                "the old table changed: the old gateway, or one of its consumers, still runs. Stop it "
+                "at once: two "
                 "users of one session end it; then run migrate switch again"
             )
         status = await daemons.status(settings) or status
@@ -129,7 +133,8 @@ async def _stop_old(old: OldTable, plan: Plan, state: StateFile, say: Say) -> da
 async def _fetch_unknown(
     plan: Plan, settings: Settings, known: Collection[int], since: datetime, say: Say
 ) -> None:
-    """Has channels fetched of which the old stack had nothing: for them our history begins with our first look."""
+    """Has channels fetched of which the old stack had nothing: for them our history begins with our
+    first look."""
     with open_reader(settings.journal_path) as reader:
         chats = sorted(
             chat for chat in reader.ledger(plan.account) if chat < -CHANNELS_ABOVE and chat not in known

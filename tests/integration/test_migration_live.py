@@ -1,4 +1,5 @@
-"""The whole way in and back with both gateways on one account: no message that was posted is lost on either way."""
+"""The whole way in and back with both gateways on one account: no message that was posted is lost on
+either way."""
 
 import asyncio
 import sys
@@ -129,9 +130,13 @@ async def test_in_and_back_and_in_again_loses_nothing_that_was_posted(both: Both
     assert "carried back" in said
     assert (both.volume / "telegram.session").read_bytes()[:16] == before_back[:16]
     new_ids = await move.ask_new("SELECT channel_id, message_id::text FROM telegram_gateway.messages")
-    old_ids = await move.ask_old("SELECT channel_id, message_id, count(*) FROM telegram_gateway.messages GROUP BY 1, 2")
+    old_ids = await move.ask_old(
+        "SELECT channel_id, message_id, count(*) FROM telegram_gateway.messages GROUP BY 1, 2"
+    )
     assert {tuple(row) for row in new_ids} <= {tuple(row)[:2] for row in old_ids}
-    carried = [row for row in old_ids if int(row["count"]) > 1 and row["channel_id"] not in old_stack.CHANNELS]
+    carried = [
+        row for row in old_ids if int(row["count"]) > 1 and row["channel_id"] not in old_stack.CHANNELS
+    ]
     assert not carried, "what came back is there once"
 
     await _until_said(move.directory / "old.log", "ready")
@@ -156,5 +161,3 @@ async def _until_said(log: Path, text: str) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while text not in log.read_text():
             await asyncio.sleep(0.05)
-
-
