@@ -93,8 +93,11 @@ async def test_what_came_after_the_backup_is_there_again_after_a_restore(
     assert await metric(rig, "backup_size_bytes") > 10_000
     await rig.traffic(RATE, MESSAGES)
     await rig.gateway.wait_delivered(SINKS)
-    await rig.gateway.kill()
-    if not parts:
+    if parts:
+        # Not killed: RabbitMQ would be ahead of the database by a moment, and nobody knows what it had.
+        assert await rig.gateway.stop() == 0
+    else:
+        await rig.gateway.kill()
         await wipe(rig)
     await rig.traffic(RATE, MESSAGES)
     await rig.gateway.command("backup", "restore", "latest", *parts, environment=settings)
