@@ -16,7 +16,13 @@ log = structlog.get_logger()
 
 
 @click.command(name="pgbouncer-exporter")
-@click.option("--listen", default="127.0.0.1:9127", show_default=True, help="HOST:PORT of /metrics.")
+@click.option(
+    "--listen",
+    default="127.0.0.1:9127",
+    show_default=True,
+    envvar="TELEGRAM_PGBOUNCER_EXPORTER_ADDR",
+    help="HOST:PORT of /metrics (TELEGRAM_PGBOUNCER_EXPORTER_ADDR).",
+)
 def command(listen: str) -> int:
     """Export the pooler's state (TELEGRAM_DB_DSN), under the names of the exporter image for containers."""
     host, _, port = listen.rpartition(":")

@@ -222,7 +222,7 @@ class Board:
                 .multi(True)
                 .include_all(True)
                 .all_value(".+")
-                .current(dashboard.VariableOption(selected=True, text="All", value="$__all"))
+                .current(dashboard.VariableOption(selected=True, text=["All"], value=["$__all"]))
             )
 
     def row(self, title: str, *panels: timeseries.Panel | stat.Panel | table.Panel) -> "Board":
