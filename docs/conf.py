@@ -22,7 +22,8 @@ html_show_sphinx = False
 html_show_copyright = False
 # What a page's headings are called in links (configure.md#the-journal), as on the usual Git hosts.
 myst_heading_anchors = 3
-myst_enable_extensions = ["attrs_block"]
+# Images that state their width are written as HTML, which other readers of Markdown show as well.
+myst_enable_extensions = ["html_image"]
 
 
 def render_diagrams(app: Sphinx) -> None:
