@@ -48,6 +48,8 @@ class Restore:
             self._database = (BackupDatabase.from_settings(settings), chosen.database)
         self._session_parts = chosen.sessions if "sessions" in parts else ()
         self._journal_parts = chosen.journals if "journal" in parts else ()
+        if not (self._database or self._session_parts or self._journal_parts):
+            raise BackupUnusable(f"{path} holds no {', '.join(sorted(parts))}; see its manifest.json")
         # A database that stays may have more than the journal that goes back behind it.
         self._newer_database = (
             BackupDatabase.from_settings(settings)
