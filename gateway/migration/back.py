@@ -141,10 +141,10 @@ async def _insert(old: OldTable) -> int:
     )
     return _count(
         await old.connection.execute(
-            f"INSERT INTO telegram_gateway.messages ({', '.join(columns)}) SELECT {values} "
+            f"INSERT INTO telegram_gateway.messages ({', '.join(columns)}) SELECT {values} "  # noqa: S608
             "FROM carried c LEFT JOIN present p USING (channel_id, message_id), "
             "jsonb_populate_record(NULL::telegram_gateway.messages, c.doc) r "
-            "WHERE p.channel_id IS NULL ORDER BY r.telegram_date"  # noqa: S608
+            "WHERE p.channel_id IS NULL ORDER BY r.telegram_date"
         )
     )
 
@@ -162,13 +162,13 @@ async def _update(old: OldTable, fields: Sequence[str], fingerprint: str) -> int
     if "updated_at" in old.columns:
         sets.append("updated_at = clock_timestamp()")
     updated: int = await old.connection.fetchval(
-        "WITH changed AS ("
+        "WITH changed AS ("  # noqa: S608
         f"UPDATE telegram_gateway.messages m SET {', '.join(sets)} "
         "FROM carried c JOIN present p USING (channel_id, message_id), "
         "jsonb_populate_record(NULL::telegram_gateway.messages, c.doc) r "
         f"WHERE p.{fingerprint} <> c.{fingerprint} "
         "AND (m.channel_id::text, m.message_id::text) = (c.channel_id, c.message_id) "
-        "RETURNING c.channel_id, c.message_id) SELECT count(*) FROM (SELECT DISTINCT * FROM changed) AS each"  # noqa: S608
+        "RETURNING c.channel_id, c.message_id) SELECT count(*) FROM (SELECT DISTINCT * FROM changed) AS each"
     )
     return updated
 

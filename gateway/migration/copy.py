@@ -87,7 +87,7 @@ async def copy(
     started = monotonic()
     if dry_run or not found.different_old:
         return Copied(0 if not dry_run else found.different_old, len(found.different), rejected, 0.0)
-    await _carry(old, new, plan, found, report)
+    await carry(old, new, plan, found, report)
     seconds = monotonic() - started
     days = [bucket.day for bucket in found.different]
     await refresh_aggregates(
@@ -99,9 +99,10 @@ async def copy(
     return Copied(found.different_old, len(days), rejected, seconds)
 
 
-async def _carry(
+async def carry(
     old: OldTable, new: NewDatabase, plan: Plan, found: Comparison, report: Callable[[Progress], None]
 ) -> None:
+    """Brings over the days that were found to differ."""
     batches: asyncio.Queue[list[bytes] | None] = asyncio.Queue(WAITING_BATCHES)
     total = found.different_old
     started = monotonic()

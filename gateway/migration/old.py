@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.database import connect
 from gateway.database.connection import Connection
-from gateway.errors import NeedsOperator
+from gateway.errors import ConfigurationError, NeedsOperator
 from gateway.migration.rows import BUCKETS, CHANNELS_ABOVE, CONTENT, EXTRA, OPTIONAL, STATE, working_on
 
 REQUIRED = ("channel_id", "message_id", "text", "status", "created_at")
@@ -39,10 +39,6 @@ _WITHOUT = ", ".join(f"'{name}'" for name in (*_PLACED, *_LEFT_BEHIND))
 _COLUMNS = """
 SELECT attname FROM pg_attribute
 WHERE attrelid = to_regclass('telegram_gateway.messages') AND attnum > 0 AND NOT attisdropped ORDER BY attnum
-"""
-_IDENTITY = """
-SELECT (pg_control_system()).system_identifier::text || '/' || oid AS identity FROM pg_database
-WHERE datname = current_database()
 """
 _IDS = "channel_id ~ '^-?[1-9][0-9]{0,17}$' AND message_id ~ '^[1-9][0-9]{0,17}$'"
 _NUMBERED = f"coalesce({_IDS}, false) AND coalesce(telegram_date, received_at, created_at) IS NOT NULL"
@@ -317,6 +313,10 @@ async def old_table(dsn: str, password: str | None, *, writable: bool = False) -
                 "SET work_mem = '64MB'; SET search_path = public; SET timezone = 'UTC'; SET jit = off"
             )
             columns = [row[0] for row in await connection.fetch(_COLUMNS)]
+        if "account_scope" in columns:
+            raise ConfigurationError(
+                "TELEGRAM_OLD_DB_DSN leads to this gateway's own database; give the old stack's"
+            )
         lacking = [name for name in REQUIRED if name not in columns]
         if lacking:
             raise NeedsOperator(
@@ -328,12 +328,3 @@ async def old_table(dsn: str, password: str | None, *, writable: bool = False) -
         yield OldTable(connection, columns)
     finally:
         connection.terminate()
-
-
-async def identity(connection: Connection) -> str | None:
-    """What tells this database from every other; None where the server does not say."""
-    try:
-        found: str = await connection.fetchval(_IDENTITY)
-    except asyncpg.InsufficientPrivilegeError:
-        return None
-    return found

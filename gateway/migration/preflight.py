@@ -15,7 +15,7 @@ from gateway.migration.compare import EVER, compare
 from gateway.migration.copy import refuse_unfit
 from gateway.migration.daemons import STILL_SECONDS, is_running
 from gateway.migration.new import NewDatabase
-from gateway.migration.old import OldTable, identity
+from gateway.migration.old import OldTable
 from gateway.migration.rows import OPTIONAL
 from gateway.migration.sessions import read_old_session
 from gateway.migration.state import Plan
@@ -41,10 +41,6 @@ async def look(old: OldTable, new: NewDatabase, plan: Plan, settings: Settings) 
     """Everything in turn. Raises GatewayError when a server fails while it is asked."""
     for side, connection in (("old", old.connection), ("new", new.connection)):
         yield await _server(side, connection)
-    there, here = await identity(old.connection), await identity(new.connection)
-    yield Finding(
-        "two databases", there is None or there != here, _TWO if there == here else "they are different ones"
-    )
     missing = [name for name in OPTIONAL if name not in old.carried]
     yield Finding(
         "old table",
@@ -124,6 +120,3 @@ def _session(plan: Plan, settings: Settings) -> Finding:
         return Finding("session", False, str(error))
     begins = "its update state too" if 0 in found.states else "without an update state"
     return Finding("session", True, f"{found.file}, data centre {found.login.dc_id}, {begins}")
-
-
-_TWO = "TELEGRAM_OLD_DB_DSN and TELEGRAM_DB_DIRECT_DSN lead to the same database"
