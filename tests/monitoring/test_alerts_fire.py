@@ -1,7 +1,7 @@
 """Parts are stopped for real, and the alerts that tell of it fire in Prometheus and go when they are back.
 
 The shipped configuration and rules, looked at every two seconds instead of 15, each `for:` divided by 60.
-Unscaled, for every part: `make alerts`, whose table is in docs/monitor-alerts.md.
+Unscaled, for every part: `make alerts`, whose table is in docs/slo.md.
 """
 
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ async def it(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watched]
 
 async def test_while_all_is_well_only_the_dead_mans_alert_fires(it: Watched) -> None:
     await it.prometheus.wait_alert("Watchdog")
-    # Beside it only this one: the few seconds before the first scrape are much of so young a Prometheus's hour.
+    # Beside it only this one: the seconds before the first scrape are much of so young a Prometheus's hour.
     others = 'ALERTS{alertname!~"Watchdog|ErrorBudgetBurn"}'
     await it.prometheus.wait_query(others, until=lambda found: not found)
 
