@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.localstack import LocalStack
-from tests.systemd.conftest import COMMAND, LoopbackTelegram
+from tests.systemd.conftest import COMMAND, HOME, LoopbackTelegram
 from tests.systemd.machine import Machine
 from tests.systemd.test_service import UNIT, Installation
 
@@ -247,3 +247,26 @@ def test_nothing_that_was_said_or_secret_is_in_the_journal(day: BadDay) -> None:
     assert "sink_record_quarantined" in everything
     for secret in (*BODIES, day.stack.passwords.redis, day.user["phone"]):
         assert secret not in everything
+
+
+# journald knows a process only by what it logs: this one has said nothing before.
+_LAST_WORDS = """\
+import pathlib, time, structlog
+from gateway.logs import configure_logging
+configure_logging()
+pathlib.Path("/srv/waits").touch()
+while not pathlib.Path("/srv/go").exists():
+    time.sleep(0.01)
+structlog.get_logger().critical("last_words")
+"""
+
+
+def test_the_last_words_of_a_process_are_its_units_though_journald_reads_them_late(machine: Machine) -> None:
+    machine.write("/srv/last_words.py", _LAST_WORDS)
+    python = f"{HOME}/venv/bin/python"
+    machine.run("systemd-run", "--quiet", "--unit=last-words", python, "-P", "/srv/last_words.py")
+    machine.wait_until("it waits", lambda: (machine.root / "srv/waits").exists())
+    late = "kill -STOP $0; touch /srv/go; sleep 0.5; kill -CONT $0"
+    machine.run("sh", "-c", late, machine.run("pidof", "systemd-journald").strip())
+    machine.wait_until("it is through", lambda: machine.show("last-words", "ActiveState") == "inactive")
+    assert [entry["EVENT"] for entry in machine.logged("last-words")] == ["last_words"]
