@@ -13,6 +13,10 @@ def traced(delivery: Delivery, consumer: str) -> AbstractContextManager[object]:
     if delivery.traceparent is None or "opentelemetry.trace" not in sys.modules:
         return _OFF
     from opentelemetry import trace
+
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # imported, and not set up
+        return _OFF
+
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     return trace.get_tracer("gateway.consumer").start_as_current_span(
