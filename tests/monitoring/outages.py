@@ -220,7 +220,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--interval", default="15s", help="between scrapes and evaluations; shipped: 15s")
     parser.add_argument("--hurry", type=float, default=1.0, help="divides every `for:`; 1 is as shipped")
-    parser.add_argument("--only", default="", help="those whose name has this in it")
+    parser.add_argument("--only", nargs="*", default=[""], help="those whose name has one of these in it")
     given = parser.parse_args()
-    chosen = [outage for outage in ALL if given.only in outage.part]
+    chosen = [outage for outage in ALL if any(word in outage.part for word in given.only)]
     asyncio.run(main(chosen, given.interval, given.hurry))
