@@ -230,6 +230,10 @@ class NewDatabase:
             found: int = await self.connection.fetchval(_NEWEST_ARRIVAL)
         return found
 
+    async def stage(self, lines: Sequence[bytes]) -> None:
+        """Puts rows of COPY's text format where `take_in` takes them from."""
+        await self.connection.copy_to_table("staged", source=chunks(lines))
+
     async def take_in(
         self, lines: Sequence[bytes], account: str, consumer: str, carried: Sequence[str]
     ) -> None:
@@ -243,7 +247,7 @@ class NewDatabase:
                 if self.timescaledb:
                     await self.connection.execute(_NO_DECOMPRESSION_LIMIT)
                 await self.connection.execute("TRUNCATE staged")
-                await self.connection.copy_to_table("staged", source=chunks(lines))
+                await self.stage(lines)
                 stored = await self.connection.execute(_STORE, account)
                 if int(stored.rpartition(" ")[2]) < len(lines):
                     await self.connection.execute("ANALYZE staged")
