@@ -118,6 +118,8 @@ async def shell(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> 
             await api.start()
             await sandbox.traffic.run(200, count=MESSAGES)
             await gateway.wait_delivered(3)
+            worker = stack.postgres.site.ports.take()
+            ports = {4006: gateway.port, 4010: api.port, 4011: worker}
             yield Shell(
                 {
                     **_plain_environment(directory),
@@ -125,9 +127,9 @@ async def shell(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> 
                     **telegram,
                     **own,
                     "TELEGRAM_API_ADDR": f"127.0.0.1:{api.port}",
-                    "TP_CAPITAL_METRICS_ADDR": f"127.0.0.1:{stack.postgres.site.ports.take()}",
+                    "TP_CAPITAL_METRICS_ADDR": f"127.0.0.1:{worker}",
                 },
-                {"127.0.0.1:4006": f"127.0.0.1:{gateway.port}", "127.0.0.1:4010": f"127.0.0.1:{api.port}"},
+                {f"127.0.0.1:{documented}": f"127.0.0.1:{port}" for documented, port in ports.items()},
                 directory,
             )
         finally:
