@@ -208,7 +208,7 @@ async def drop_dead_letter(
     desk.forget()
     if not dropped:
         raise Problem(404, "Not Found", _NOT_THERE)
-    log.info("dead_letter_dropped", letter=id, consumer=dropped[0].consumer, token=caller.token_id)
+    log.info("dead_letter_dropped", letter=id, consumer=dropped[0].consumer, caller=caller.token_id)
 
 
 async def _requeue(request: Request, caller: Caller, which: Selection) -> list[Outcome]:
@@ -217,7 +217,7 @@ async def _requeue(request: Request, caller: Caller, which: Selection) -> list[O
         outcomes = list(await desk.letters.requeue(which))
     desk.forget()
     stayed = sum(outcome.error is not None for outcome in outcomes)
-    log.info("dead_letters_requeued", requeued=len(outcomes) - stayed, stayed=stayed, token=caller.token_id)
+    log.info("dead_letters_requeued", requeued=len(outcomes) - stayed, stayed=stayed, caller=caller.token_id)
     return outcomes
 
 

@@ -195,7 +195,7 @@ async def hide_message(
     if not hidden:
         raise Problem(404, "Not Found", NO_SUCH_MESSAGE)
     await _renew(request)
-    log.info("message_hidden", chat=message.chat.key, message=message_id, token=caller.token_id)
+    log.info("message_hidden", chat=message.chat.key, message=message_id, caller=caller.token_id)
 
 
 @router.post("/{channelId}/{messageId}/restore", status_code=204, responses=_404)
@@ -214,7 +214,7 @@ async def restore_message(
             raise Problem(404, "Not Found", NO_SUCH_MESSAGE)
         return
     await _renew(request)
-    log.info("message_restored", chat=message.chat.key, message=message_id, token=caller.token_id)
+    log.info("message_restored", chat=message.chat.key, message=message_id, caller=caller.token_id)
 
 
 def visible(caller: Caller, channel_id: str, message_id: int, scope: int) -> MessageRef:

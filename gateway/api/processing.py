@@ -186,7 +186,7 @@ async def reprocess_message(
         except (RedisError, OSError) as error:
             log.warning("consumer_hints_not_removed", reason=type(error).__name__)
         await resources.cache.changed(*map(generation_key, consumers))
-    log.info("message_reopened", chat=message.chat.key, message=message_id, token=caller.token_id)
+    log.info("message_reopened", chat=message.chat.key, message=message_id, caller=caller.token_id)
     response.headers.update(_NO_STORE)
     return Reopened(consumers=consumers)
 
