@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from gateway.errors import ConfigurationError
+from gateway.logs import configure_logging
 from gateway.sandbox.sandbox import Sandbox
 from gateway.sandbox.scene import phone, populate
 
@@ -38,6 +39,7 @@ def command(
     rate: float,
     seed: int,
 ) -> None:
+    configure_logging("INFO")  # on standard error: what is printed can be sourced
     try:
         sandbox = Sandbox(
             state_dir=state_dir.absolute(), host=host, port=port, control_port=control_port, seed=seed
