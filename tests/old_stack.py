@@ -127,20 +127,20 @@ FROM (
 _DUPLICATES = """
 INSERT INTO telegram_gateway.messages (
     channel_id, message_id, source, text, caption, media_type, media, sender_id, sender_name, sender_username,
-    telegram_date, received_at, status, retry_count, metadata, created_at, updated_at
+    telegram_date, received_at, status, retry_count, error_message, metadata, created_at, updated_at
 )
 SELECT channel_id, message_id, source,
-    CASE WHEN message_id::bigint % 3 = 0 THEN text || ' (de novo)' ELSE text END, caption, media_type, media, sender_id, sender_name,
-sender_username,
+    CASE WHEN message_id::bigint % 3 = 0 THEN text || ' (de novo)' ELSE text END,
+    caption, media_type, media, sender_id, sender_name, sender_username,
     telegram_date, received_at + interval '10 minutes',
-    CASE WHEN message_id::bigint % 3 = 0 THEN 'published' ELSE status END, retry_count, metadata,
+    CASE WHEN message_id::bigint % 3 = 0 THEN 'published' ELSE status END, retry_count, error_message,
+    metadata,
     created_at + interval '10 minutes', updated_at + interval '10 minutes'
 FROM telegram_gateway.messages
 WHERE message_id::bigint % 23 = 0 AND deleted_at IS NULL
 """
 _EDITS = """
-UPDATE telegram_gateway.messages SET text = text || ' (corrigido)', updated_at = updated_at + interval '1
-minute'
+UPDATE telegram_gateway.messages SET text = text || ' (corrigido)', updated_at = updated_at + interval '60 s'
 WHERE message_id::bigint % 40 = 0 AND text IS NOT NULL
 """
 _ODD = """
