@@ -175,7 +175,7 @@ class Host:
 
     async def wipe(self) -> None:
         """What a dead disk leaves: no database, no journal, no session."""
-        await self.ask("DROP SCHEMA telegram_gateway CASCADE")
+        await self.ask("DROP SCHEMA telegram_gateway, tp_capital CASCADE")
         await self.run("sh", "-c", "rm -r /var/lib/telegram-gateway/* /opt/telegram-gateway/.session/*")
 
     async def post(self, count: int) -> None:
