@@ -1,8 +1,6 @@
 """Everything that is monitored, running, with traffic and mishaps, and Prometheus in front of all of it."""
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,14 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
-import aiohttp
-
 from gateway.backup.stamp import Stamp, write_stamp
 from gateway.localstack import LocalStack
 from gateway.sandbox.signals import signal
 from tests.console.conftest import Place, running_place
-from tests.monitoring.exporters import running_exporters, wait_answering
+from tests.monitoring.exporters import running_exporters
 from tests.monitoring.prometheus import Prometheus, running_prometheus
+from tests.monitoring.worker import Worker
 
 # A Sentinel would take the Redis that is killed here for good.
 SERVERS = ("postgres", "pgbouncer", "redis", "redis_replica", "rabbitmq")
@@ -83,11 +80,14 @@ async def running_scene(directory: Path, interval: str = "2s") -> AsyncIterator[
         write_stamp(place.gateway.state_dir, Stamp(datetime.now(UTC), 1, "none"))
         exporters = await parts.enter_async_context(running_exporters(stack, directory))
         # One for each way of reading, because each shows figures that the other has not.
-        workers = await parts.enter_async_context(_running_workers(place, directory, "queue", "polling"))
+        workers = [Worker(place.api, directory, TP_CAPITAL_MODE=mode) for mode in ("queue", "polling")]
+        for worker in workers:
+            parts.push_async_callback(worker.kill)
+            await worker.start()
         targets = {
             "telegram-gateway": [f"127.0.0.1:{place.gateway.port}"],
             "telegram-gateway-api": [f"127.0.0.1:{place.api.port}"],
-            "tp-capital": workers,
+            "tp-capital": [worker.address for worker in workers],
             **exporters.targets(),
         }
         prometheus = await parts.enter_async_context(
@@ -96,34 +96,3 @@ async def running_scene(directory: Path, interval: str = "2s") -> AsyncIterator[
         since = time.time()
         await prometheus.wait_query("min(up)", until=lambda found: bool(found) and found[0].value == 1)
         yield Scene(stack, place, prometheus, since)
-
-
-@asynccontextmanager
-async def _running_workers(place: Place, directory: Path, *modes: str) -> AsyncIterator[list[str]]:
-    """TP Capital's worker in each mode; where they are scraped."""
-    running: dict[str, asyncio.subprocess.Process] = {}
-    try:
-        for mode in modes:
-            address = f"127.0.0.1:{place.api.stack.postgres.site.ports.take()}"
-            with (directory / f"worker-{mode}.log").open("ab") as log:
-                running[address] = await asyncio.create_subprocess_exec(
-                    *("setpriv", "--pdeathsig", "SIGKILL", "--"),
-                    *(sys.executable, "-m", "gateway", "tp-capital", "run"),
-                    env={
-                        **place.api.environment,
-                        "TP_CAPITAL_METRICS_ADDR": address,
-                        "TP_CAPITAL_MODE": mode,
-                    },
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
-        async with aiohttp.ClientSession() as http:
-            for address, process in running.items():
-                await wait_answering(http, address, process, directory)
-        yield list(running)
-    finally:
-        for process in running.values():
-            if process.returncode is None:
-                process.kill()
-            await process.wait()

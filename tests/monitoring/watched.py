@@ -1,15 +1,10 @@
 """Everything that alerts look at, each part to be stopped and started by itself, and Prometheus in front."""
 
-import asyncio
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-
-import aiohttp
 
 from gateway.backup.stamp import Stamp, write_stamp
 from gateway.demo.process import GatewayProcess
@@ -17,50 +12,13 @@ from gateway.localstack import LocalStack
 from gateway.sandbox import Sandbox
 from gateway.sandbox.scene import Scene, phone, populate
 from tests.api.conftest import Api, running_api
-from tests.monitoring.exporters import running_exporters, wait_answering
+from tests.monitoring.exporters import running_exporters
 from tests.monitoring.prometheus import Prometheus, running_prometheus
+from tests.monitoring.worker import Worker
 
 # A Sentinel would take the Redis that is killed here for good.
 SERVERS = ("postgres", "pgbouncer", "redis", "redis_replica", "rabbitmq")
 TRAFFIC_RATE = 2.0  # messages a second
-
-
-class Worker:
-    """TP Capital's worker as a child process."""
-
-    def __init__(self, address: str, environment: Mapping[str, str], directory: Path) -> None:
-        self.address = address
-        self._environment = {**environment, "TP_CAPITAL_METRICS_ADDR": address}
-        self._directory = directory
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        """Returns once it shows metrics."""
-        with (self._directory / "worker.log").open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(
-                    "setpriv",
-                    "--pdeathsig",
-                    "SIGKILL",
-                    "--",
-                    sys.executable,
-                    "-m",
-                    "gateway",
-                    "tp-capital",
-                    "run",
-                ),
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        async with aiohttp.ClientSession() as http:
-            await wait_answering(http, self.address, self._process, self._directory)
-
-    async def kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
 
 
 @dataclass
@@ -107,7 +65,7 @@ async def watched(directory: Path, *, interval: str, hurry: float) -> AsyncItera
             "TELEGRAM_RUNTIME_DIR": str(runtime),
         }
         api = await parts.enter_async_context(running_api(stack, directory, environment))
-        worker = Worker(f"127.0.0.1:{stack.postgres.site.ports.take()}", api.environment, directory)
+        worker = Worker(api, directory)
         parts.push_async_callback(worker.kill)
         await worker.start()
         exporters = await parts.enter_async_context(running_exporters(stack, directory))
