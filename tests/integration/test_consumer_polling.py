@@ -277,11 +277,10 @@ async def test_an_event_that_killed_its_process_again_and_again_is_given_up(rig:
 
 async def test_the_hybrid_catches_what_the_queue_lost(rig: ConsumerRig) -> None:
     seen = Seen()
-    second = timedelta(seconds=0.3)
     await rig.declare()
-    await rig.everywhere(new(1), new(2), new(3))
+    await rig.everywhere(*(new(n, received_at=utc_now() - timedelta(minutes=1)) for n in (1, 2, 3)))
     await rig.purge()
-    async with rig.running(hybrid(rig, catch_up_interval=second, grace=second), seen):
+    async with rig.running(hybrid(rig, catch_up_interval=timedelta(seconds=0.3)), seen):
         await rig.everywhere(new(4))
         await until(lambda: rig.all_in("published", 4))
         await until(lambda: rig.metric("poll_seconds_count") > 3)

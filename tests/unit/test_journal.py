@@ -339,7 +339,7 @@ async def test_a_journal_at_its_limit_waits_drops_nothing_and_goes_on_when_sinks
             await journal.check_writer()
             await asyncio.wait([blocked], timeout=1.2)
             assert not blocked.done()
-            assert [entry["event"] for entry in logs] == ["journal_full"]
+            assert [entry["event"] for entry in logs].count("journal_full") == 1
         assert path.stat().st_size < 2 << 20
         seen: list[int] = []
         async with asyncio.timeout(20):
