@@ -55,13 +55,12 @@ UNION ALL SELECT event_id FROM telegram_gateway.message_revisions WHERE channel_
 
 
 def prepare_sources(place: Path) -> Path:
-    """Three versions of the gateway, each newer one with another schema and journal, the last one broken."""
+    """Three versions of the gateway: the second has another schema and journal, the third a schema and a fault."""
     checkouts = [checkout(place / version, version) for version in (FIRST, NEXT, BROKEN)]
     for newer in checkouts[1:]:
         add_migration(newer, "rehearsed")
         change_journal(newer)
     add_migration(checkouts[-1], "broken")
-    change_journal(checkouts[-1])
     never_ready(checkouts[-1])
     wheelhouse(place / "wheelhouse", *checkouts)
     return place
@@ -80,6 +79,7 @@ class Host:
     since: int = 0  # the world's position when the gateway was first ready
     elsewhere: tuple[str, ...] = ()  # chats that are not of this Telegram: the old stack's
     old_dsn: str = ""
+    restored: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -192,7 +192,11 @@ class Host:
             await self.sandbox.traffic.stop()
 
     async def differences(self) -> list[str]:
-        """What database and broker lack, or have too much, beside the ground truth."""
+        """What database and broker lack, or have too much, beside the ground truth.
+
+        Whoever saw a message before a wipe is not told what became of its words until the restore: after one,
+        a reader of the broker has to have every message, in whatever words.
+        """
         truth = self.sandbox.truth(self.scene.accounts[0], self.since)
         history = history_of(self.scene.accounts)
         rows = [dict(row) for row in await self.ask(_ROWS, self.elsewhere)]
@@ -201,7 +205,13 @@ class Host:
             judge_rows(rows, ids, truth, history=history),
             compare_queue(self.consumer, truth, history=history),
         ]
-        return [f"{result.sink}: {problem}" for result in results for problem in result.problems]
+        problems = [f"{result.sink}: {problem}" for result in results for problem in result.problems]
+        untold = ("has old or other words", "was deleted, which did not arrive")
+        return [
+            problem
+            for problem in problems
+            if not (self.restored and problem.startswith("rabbitmq") and problem.endswith(untold))
+        ]
 
     async def everything_arrives(self) -> None:
         """Waits until nothing is missing; fails with what still is."""

@@ -115,6 +115,7 @@ async def upgrade(host: Host) -> None:
     assert (await host.status())["version"] == NEXT
     assert await host.migrations() == steps + 1
     assert "is installed already" in await host.install(NEXT, "upgrade")
+    await host.everything_arrives()
 
 
 async def broken_upgrade(host: Host) -> None:
@@ -126,6 +127,7 @@ async def broken_upgrade(host: Host) -> None:
     assert (await host.status())["version"] == NEXT
     assert await host.migrations() == steps
     assert "version 0.2.0 runs again" in said
+    await host.everything_arrives()
 
 
 async def wipe(host: Host) -> None:
@@ -137,6 +139,7 @@ async def wipe(host: Host) -> None:
 
 
 async def restore(host: Host) -> None:
+    host.restored = True
     said = await host.run("telegram-gateway", "backup", "restore", "latest")
     assert "session of main: restored" in said
     await host.run("telegram-gateway", "db", "migrate")
