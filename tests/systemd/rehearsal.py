@@ -55,7 +55,7 @@ UNION ALL SELECT event_id FROM telegram_gateway.message_revisions WHERE channel_
 
 
 def prepare_sources(place: Path) -> Path:
-    """Three versions of the gateway: the second has another schema and journal, the third a schema and a fault."""
+    """Three versions: the second has another schema and journal, the third one more migration and a fault."""
     checkouts = [checkout(place / version, version) for version in (FIRST, NEXT, BROKEN)]
     for newer in checkouts[1:]:
         add_migration(newer, "rehearsed")
