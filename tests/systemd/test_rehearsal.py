@@ -173,9 +173,9 @@ async def back_to_the_old_stack(host: Host, old: OldStack) -> None:
 async def uninstall(host: Host) -> None:
     root = host.machine.root
     await host.script(NEXT, "uninstall")
-    left = host.machine.systemctl("list-unit-files", "--no-legend", "telegram-gateway*.*", check=False)
-    assert "telegram-gateway-" not in left
-    assert "telegram-gateway.service" not in left
+    for unit in (*UNITS, "telegram-gateway-backup.timer"):
+        assert host.machine.show(unit, "LoadState") == "not-found"
+    assert not (root / "usr/local/bin/telegram-gateway").exists()
     assert (root / "opt/telegram-gateway/.session/main.session").exists()
     assert (root / "var/lib/telegram-gateway/journal.db").exists()
     assert (root / "etc/telegram-gateway/telegram-gateway.env").exists()
