@@ -81,8 +81,13 @@ class Prometheus:
         ]
 
     async def rules(self) -> list[dict[str, Any]]:
-        """Every rule with its health and last error, as `/api/v1/rules` has them."""
-        return [rule for group in (await self._ask("rules"))["groups"] for rule in group["rules"]]
+        """Every rule with its health and last error, as `/api/v1/rules` has them, once all were evaluated."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                rules = [rule for group in (await self._ask("rules"))["groups"] for rule in group["rules"]]
+                if all(rule["health"] != "unknown" for rule in rules):
+                    return rules
+                await asyncio.sleep(POLL_SECONDS)
 
     async def metric_names(self) -> set[str]:
         """Every name that has been scraped or recorded."""
