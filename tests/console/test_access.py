@@ -41,6 +41,7 @@ async def test_names_headings_sizes_and_contrast_are_right_in_every_view(
     visit = await visitor(**window)
     await visit.page.goto(visit.url)
     await expect(visit.page.get_by_role("heading", name="Sign in")).to_be_visible()
+    await visit.page.wait_for_load_state()  # of the page that the first one led to, styles and all
     problems = {"Sign in": await visit.page.evaluate(AUDIT, {"touch": touch})}
     await visit.sign_in(await place.api.token(["admin"]))
     for view in VIEWS:
