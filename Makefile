@@ -9,7 +9,7 @@ COMPILE = .venv/bin/uv pip compile --quiet --generate-hashes --universal --pytho
 	--custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs bench chaos alerts dashboards lock stack-up stack-down clean
+.PHONY: help setup demo test check docs bench chaos rehearsal alerts dashboards lock stack-up stack-down clean
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ bench: setup ## Measure beside a bare client and the afternoon version
 
 chaos: setup ## All that can go wrong, at random, for half an hour (ARGS="--seed 7 --kills 20 --messages 8000")
 	@$(PYTHON) -m tests.chaos $(ARGS)
+
+rehearsal: setup ## Install, migrate 200 000 rows, upgrade, back up, restore and go back on a real systemd: ten minutes
+	@REHEARSAL_ROWS=200000 $(PYTHON) -m pytest tests/systemd/test_rehearsal.py $(ARGS)
 
 alerts: setup ## Stop each part in turn and print how long its alert takes, unscaled: twenty minutes
 	@$(PYTHON) -m tests.monitoring.outages $(ARGS)

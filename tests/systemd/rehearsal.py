@@ -6,6 +6,7 @@ environment, the Python is this environment's, and the servers run on the networ
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import socket
@@ -44,6 +45,8 @@ _PYTHON = Path(sys.base_prefix)
 _PYTHON_INSIDE = _PYTHON if Path("/usr") == _PYTHON else Path("/opt/python")
 PYTHON = f"{_PYTHON_INSIDE}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
 
+# `make rehearsal` takes ten times as many.
+ROWS = int(os.environ.get("REHEARSAL_ROWS", "20000"))
 _ROWS = """
 SELECT account_scope, channel_id, message_id, text, caption, is_deleted
 FROM telegram_gateway.messages_current WHERE channel_id <> ALL ($1::text[])
@@ -134,10 +137,10 @@ class Host:
             self.machine.write(f"{directory}/{name}", f"{secret}\n", 0o600)
 
     async def make_old_stack(self, scratch: Path) -> old_stack.OldStack:
-        """A predecessor with 200 000 rows in its database, and a login in its container's volume."""
+        """A predecessor with `ROWS` rows in its database, and a login in its container's volume."""
         admin_dsn = self.stack.postgres.admin_dsn
         self.old_dsn = await old_stack.create_database(admin_dsn)
-        made = await old_stack.fill(self.old_dsn)
+        made = await old_stack.fill(self.old_dsn, rows=ROWS)
         file = await old_stack.fill_volume(scratch / "volume", self.sandbox, phone(0))
         inside = self.machine.root / OLD_VOLUME.lstrip("/")
         await asyncio.to_thread(shutil.copytree, file.parent, inside)

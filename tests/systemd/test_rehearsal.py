@@ -7,7 +7,18 @@ import pytest
 
 from tests.old_stack import CHANNELS, OldStack
 from tests.systemd.machine import Unsupported
-from tests.systemd.rehearsal import API, API_HASH, BROKEN, FIRST, GATEWAY, NEXT, WORKER, Host, rehearsal_host
+from tests.systemd.rehearsal import (
+    API,
+    API_HASH,
+    BROKEN,
+    FIRST,
+    GATEWAY,
+    NEXT,
+    ROWS,
+    WORKER,
+    Host,
+    rehearsal_host,
+)
 
 CREDENTIALS = "/root/credentials"
 UNITS = (GATEWAY, API, WORKER)
@@ -36,7 +47,7 @@ async def rehearse(host: Host, scratch: Path) -> None:
     async with host.consumer.running():
         with host.phase("install"):
             await install(host)
-        with host.phase("migrate 200 000 rows and the session"):
+        with host.phase(f"migrate {ROWS} rows and the session"):
             await migrate(host, old)
         with host.phase("start"):
             await start(host)
