@@ -37,6 +37,17 @@ class Receiver:
         return fields
 
 
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """What a test sets up for the whole process is gone after it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
 @pytest.fixture
 def stderr(tmp_path: Path) -> Iterator[io.TextIOWrapper]:
     """A stream that systemd has connected to the journal, as its variable says."""
