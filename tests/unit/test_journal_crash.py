@@ -42,7 +42,9 @@ async def contents(path: Path) -> int:
 _APPENDER = """
 import asyncio, pathlib, sys
 from gateway.journal import Journal
+from gateway.logs import configure_logging
 from tests.unit.test_journal_crash import batch
+configure_logging()  # to standard error
 async def main():
     async with Journal(pathlib.Path(sys.argv[1])) as journal:
         state, _ = await journal.load_state("main")
