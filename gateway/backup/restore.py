@@ -20,7 +20,7 @@ from gateway.backup.journals import (
     require_reach,
     stopped,
 )
-from gateway.backup.manifest import DatabasePart, JournalPart, Manifest, check_files, read_manifest
+from gateway.backup.manifest import DatabasePart, Manifest, check_files, read_manifest
 from gateway.backup.sessions import check_replaceable, put_back_session, read_session
 from gateway.database import load_migrations
 from gateway.errors import BackupUnusable
@@ -80,7 +80,10 @@ class Restore:
                 )
                 say(f"{journal.name}: restored" + (f"; what was there is {kept}" if kept else ""))
                 if self._newer_database:
-                    await self._catch_up(self._newer_database, journal, say)
+                    otherwise = self._manifest.started_at - OVERLAP
+                    await take_newer(
+                        self._settings.state_dir, journal.name, self._newer_database, otherwise, say
+                    )
             if self._database:
                 database, part = self._database
                 for name in sorted(self._staying):
@@ -89,13 +92,6 @@ class Restore:
                 await database.restore(self._path, part)
                 say(f"database {database.name}: restored, {sum(part.tables.values())} rows")
         return self._manifest
-
-    async def _catch_up(self, database: BackupDatabase, journal: JournalPart, say: Say) -> None:
-        with CatchUp(self._settings.state_dir, journal.name) as catch_up:
-            since = catch_up.since or self._manifest.started_at - OVERLAP
-            async with database.events(since) as events:
-                added = await catch_up.take(events)
-        say(f"{journal.name}: {added} newer events taken from the database, to be delivered and read again")
 
     async def _check(self, stored: list[tuple[str, StoredSession]]) -> None:
         for account, session in stored:
@@ -126,3 +122,28 @@ class Restore:
         accounts |= {part.account for part in self._manifest.sessions}
         places = {(self._settings.state_dir / name).parent for name in self._locked}
         return [holder_of(account, place) for account in accounts for place in places]
+
+
+async def catch_up(settings: Settings, say: Say) -> None:
+    """Every journal of this host that went back behind the database gets what that has.
+
+    Raises RestoreRefused while the gateway runs, SinkUnavailable without the database.
+    """
+    names = set(journals(settings.state_dir))
+    with stopped(settings.state_dir, names):
+        for name in sorted(names):
+            database = BackupDatabase.from_settings(settings)
+            await take_newer(settings.state_dir, name, database, None, say)
+
+
+async def take_newer(
+    state_dir: Path, name: str, database: BackupDatabase, otherwise: datetime | None, say: Say
+) -> None:
+    """One journal; an empty one takes what was received since `otherwise`."""
+    with CatchUp(state_dir, name) as newer:
+        since = newer.since or otherwise
+        if since is None:
+            return
+        async with database.events(since) as events:
+            added = await newer.take(events)
+    say(f"{name}: {added} newer events taken from the database, to be delivered and read again")

@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from gateway.backup.create import create_backup, verify_backup
-from gateway.backup.restore import Restore
+from gateway.backup.restore import Restore, catch_up
 from gateway.backup.shelf import Backup, Shelf
 from gateway.errors import BackupFailed, ConfigurationError
 from gateway.logs import configure_logging
@@ -100,6 +100,15 @@ def restore(backup: str, database: bool, sessions: bool, journal: bool, replace:
     manifest = _run(Restore(settings, path, parts, replace=replace).run(click.echo))
     click.echo(f"restored from {path}, made by telegram-gateway {manifest.gateway_version}")
     click.echo("before the gateway starts: telegram-gateway db migrate, then telegram-gateway doctor")
+
+
+@command.command(name="catch-up")
+def catch_up_() -> None:
+    """Give a journal that went back what the newer database has. The gateway must be stopped.
+
+    `restore` does so by itself; for a journal that was put back in another way.
+    """
+    _run(catch_up(_settings(), click.echo))
 
 
 def _settings() -> Settings:

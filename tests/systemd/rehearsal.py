@@ -58,12 +58,13 @@ UNION ALL SELECT event_id FROM telegram_gateway.message_revisions WHERE channel_
 
 
 def prepare_sources(place: Path) -> Path:
-    """Three versions: the second has another schema and journal, the third one more migration and a fault."""
+    """Three versions: each newer one has another schema and journal, the third a fault."""
     checkouts = [checkout(place / version, version) for version in (FIRST, NEXT, BROKEN)]
     for newer in checkouts[1:]:
         add_migration(newer, "rehearsed")
         change_journal(newer)
     add_migration(checkouts[-1], "broken")
+    change_journal(checkouts[-1])
     never_ready(checkouts[-1])
     wheelhouse(place / "wheelhouse", *checkouts)
     return place
