@@ -15,6 +15,7 @@ from gateway.api.auth import Requires
 
 KEPT_SECONDS = 0.1
 KEPT_ANSWERS = 256
+LARGEST_BYTES = 128 << 10  # with as many answers, 32 MB at the most
 _HOT = "redis"
 
 
@@ -37,7 +38,9 @@ class HotAnswers:
         return answer
 
     def keep(self, key: object, answer: Response, asked_at: float) -> None:
-        """Keeps what was asked for at `asked_at`."""
+        """Keeps what was asked for at `asked_at`, unless it is large."""
+        if len(answer.body) > LARGEST_BYTES:
+            return
         if len(self._answers) >= KEPT_ANSWERS:
             self._answers.clear()
         self._answers[key] = _Kept(asked_at + KEPT_SECONDS, bytes(answer.body), tuple(answer.raw_headers))
