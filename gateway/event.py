@@ -220,6 +220,16 @@ def edit_id(scope: int, channel_id: str, message_id: int, edit_date: datetime, c
     return f"{scope}:{channel_id}:{message_id}:edit:{int(edit_date.timestamp())}:{content_hash}"
 
 
+def as_edit(event: Event) -> Event:
+    """The edit that gave a message its present words; `event` shows it and has an edit date."""
+    if event.edit_date is None:
+        raise ValueError(f"message {event.id} was never edited")
+    identity = edit_id(
+        event.account_scope, event.channel_id, event.message_id, event.edit_date, event.content_digest
+    )
+    return msgspec.structs.replace(event, id=identity, kind="message.edited")
+
+
 def delete_id(scope: int, channel_id: str, message_id: int) -> str:
     """The id of a message's deletion."""
     return f"{scope}:{channel_id}:{message_id}:delete"

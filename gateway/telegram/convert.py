@@ -1,8 +1,8 @@
 """Turns Telegram's updates into events: the one place that knows both.
 
-What each update becomes: new messages, posts and service messages → `message.new`; edits with an edit date
-→ `message.edited` (the journal drops those that change reactions or views only); deletions →
-`message.deleted`, one an id. Everything else makes no event and is counted by its constructor.
+What each update becomes: new messages, posts and service messages → `message.new`, with their last edit where
+they come edited; edits with an edit date → `message.edited` (the journal drops those that change no content);
+deletions → `message.deleted`, one an id. Everything else makes no event and is counted by its constructor.
 """
 
 import base64
@@ -11,11 +11,10 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from msgspec import structs
 from telethon.tl import types
 
 from gateway import metrics
-from gateway.event import ChatType, Event, MessageType, Source, delete_id, edit_id, new_id
+from gateway.event import ChatType, Event, MessageType, Source, as_edit, delete_id, new_id
 from gateway.telegram.chats import ChatInfo, Directory, is_channel, marked, marked_channel
 from gateway.telegram.describe import describe_action, describe_flags, describe_reply, thread_of
 from gateway.telegram.media import describe_entities, describe_media
@@ -56,7 +55,7 @@ class Converter:
         return [self.deleted(chat, info.type, message_id, received_at) for message_id in update.messages]
 
     def from_history(self, message: Any, received_at: datetime) -> list[Event]:
-        """The event of a message fetched from a chat's history."""
+        """The event of a message fetched from a chat's history, and its last edit if it was edited."""
         return self._new(message, received_at, "backfill")
 
     def reread(self, message: Any, received_at: datetime) -> list[Event]:
@@ -93,18 +92,16 @@ class Converter:
         if isinstance(message, types.MessageEmpty):
             self._ignored("empty")
             return []
-        return [self._build(message, received_at, source)]
+        event = self._build(message, received_at, source)
+        # Another account may have brought the former words, and be gone: then only this tells of the edit.
+        return [event] if event.edit_date is None else [event, as_edit(event)]
 
     def _edited(self, message: Any, received_at: datetime, source: Source) -> list[Event]:
         # Without an edit date only reactions, views or the pin have changed.
         if not isinstance(message, types.Message) or message.edit_date is None:
             self._ignored("reaction")
             return []
-        event = self._build(message, received_at, source)
-        identity = edit_id(
-            event.account_scope, event.channel_id, message.id, message.edit_date, event.content_digest
-        )
-        return [structs.replace(event, id=identity, kind="message.edited")]
+        return [as_edit(self._build(message, received_at, source))]
 
     def _build(self, message: Any, received_at: datetime, source: Source) -> Event:
         try:
@@ -178,6 +175,7 @@ class Converter:
             chat_type=info.type,
             message_id=message.id,
             telegram_date=message.date,
+            edit_date=getattr(message, "edit_date", None),  # service messages have none
             received_at=received_at,
             source=source,
             message_type=_message_type(info.type),

@@ -16,12 +16,15 @@ from gateway.demo.comparison import compare_cache, compare_database, compare_jou
 from gateway.demo.consumer import SampleConsumer
 from gateway.demo.expected import truth_of_all
 from gateway.demo.process import GatewayProcess
+from gateway.journal import open_reader
 from gateway.localstack import LocalStack
 from gateway.sandbox import Chat, Sandbox, User
 from tests.e2e.desk import NO_SINKS, Desk
 
 BOT_TOKEN = "1234567:sandbox-bot-token"
 PATIENCE_SECONDS = 20.0
+ACCOUNTS = ("um", "dois")
+PHONES = ("+5511999990001", "+5511999990002")
 
 
 @pytest_asyncio.fixture
@@ -90,6 +93,45 @@ async def test_a_dead_account_does_not_take_a_living_one_with_it(sandbox: Sandbo
         await desk.gateway.close()
 
 
+async def test_an_edit_made_while_no_account_was_there_is_kept_when_another_one_comes(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    world = sandbox.world
+    first, second = (
+        world.add_user(name, phone=number) for name, number in zip(ACCOUNTS, PHONES, strict=True)
+    )
+    channel = world.add_channel("Sinais", [first])
+    desk = Desk(tmp_path, sandbox, {**NO_SINKS, "TELEGRAM_ACCOUNTS": ",".join(ACCOUNTS)})
+    try:
+        for account, number in zip(ACCOUNTS, PHONES, strict=True):
+            await desk.gateway.login(number, account=account)
+        await desk.gateway.start()
+        since = world.position
+        liked, changed = world.post_many(channel, ["VENDA VALE3", "COMPRA PETR4"])
+        await _assert_captured(desk, first, since)
+        world.leave(channel, first)
+        await desk.gateway.stop()
+        world.edit(channel, changed, "COMPRA PETR4, corrigida")
+        world.react(channel, liked)
+        world.join(channel, second)
+        await desk.gateway.start()
+        order = ("backfill", "--chat", channel.ref, "--account", ACCOUNTS[1], "--limit", "10")
+        await desk.gateway.command(*order)
+    finally:
+        await desk.gateway.close()
+    with open_reader(desk.gateway.journal_path) as reader:
+        records = reader.read(0, reader.last_seq(), 1_000)
+    assert [
+        (event.kind, event.text)
+        for event in (record.event for record in records)
+        if event.channel_id == channel.ref and event.message_id in (liked.id, changed.id)
+    ] == [
+        ("message.new", "VENDA VALE3"),
+        ("message.new", "COMPRA PETR4"),
+        ("message.edited", "COMPRA PETR4, corrigida"),
+    ]
+
+
 @dataclass
 class Pair:
     """Two accounts in one channel, each with a friend of its own to write to, and the three stores."""
@@ -129,10 +171,6 @@ class Pair:
                 return
             assert time.monotonic() < deadline, problems[:5]
             await asyncio.sleep(0.2)
-
-
-ACCOUNTS = ("um", "dois")
-PHONES = ("+5511999990001", "+5511999990002")
 
 
 @pytest_asyncio.fixture

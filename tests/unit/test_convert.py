@@ -218,6 +218,15 @@ def test_a_message_that_cannot_be_described_is_kept_whole(convert: Any) -> None:
     assert event.metadata["not_understood"]
 
 
+def test_a_message_that_comes_edited_is_told_as_its_edit_too(directory: Directory) -> None:
+    """The journal drops that edit unless it had the message in other words."""
+    message = _message(text="corrigida", edit_date=THEN)
+    converter = Converter("main", ME, directory)
+    first, last = converter.from_update(types.UpdateNewChannelMessage(message, pts=1, pts_count=1), NOW)
+    assert (first.kind, first.text, last.text) == ("message.new", "corrigida", "corrigida")
+    assert [last] == converter.from_update(types.UpdateEditChannelMessage(message, pts=2, pts_count=1), NOW)
+
+
 def test_the_filter_takes_ids_and_names(convert: Any, directory: Directory) -> None:
     event = convert(types.UpdateNewChannelMessage(_message(), pts=1, pts_count=1))
     deleted = Converter("main", ME, directory).deleted(-1001649127710, "channel", 7, NOW)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from telethon.tl import types
 
-from gateway.event import Event, decode, delete_id, encode, new_id
+from gateway.event import Event, as_edit, decode, delete_id, encode, new_id
 from gateway.telegram.chats import Directory, marked, marked_channel
 from gateway.telegram.convert import Converter
 from gateway.telegram.plain import clean_text
@@ -39,7 +39,8 @@ def convert(update: Any) -> list[Event]:
 
 
 def one(message: Any) -> Event:
-    (event,) = convert(types.UpdateNewMessage(message, pts=1, pts_count=1))
+    event, *edit = convert(types.UpdateNewMessage(message, pts=1, pts_count=1))
+    assert edit == ([] if event.edit_date is None else [as_edit(event)])
     return event
 
 
