@@ -21,7 +21,6 @@ from gateway.telegram.reasons import reason
 
 log = structlog.get_logger()
 
-SWITCHED_ON = "switched_on"
 ANSWER_SECONDS = 10.0
 # Chats that Telegram is asked about one by one when many come back at once. For channels beyond that the
 # comparison with the dialogs finds the same, and the others have their turn next time.
@@ -104,7 +103,7 @@ class ChannelSwitches:
                     asked += 1
                     newest = await self._newest(client, chat)
                 if newest:
-                    missing.setdefault(account.name, []).append(Missing(chat.chat, newest, SWITCHED_ON))
+                    missing.setdefault(account.name, []).append(Missing(chat.chat, newest, "switched_on"))
                 elif newest is None and chat.scope:
                     break
             else:

@@ -9,8 +9,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from gateway.errors import ConfigurationError
 from gateway.health import OpenGaps, Status
+from gateway.listening import listening
 
 _encoder = msgspec.json.Encoder()
 
@@ -50,20 +50,9 @@ async def serve(
     app.router.add_get("/ready", ready)
     app.router.add_get("/status", full_status)
     app.router.add_get("/gaps", open_gaps)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, *address)
-        try:
-            await site.start()
-        except OSError as error:
-            raise ConfigurationError(
-                f"TELEGRAM_METRICS_ADDR: cannot listen on {address[0]}:{address[1]} ({error.strerror}); "
-                "another gateway may be running, or choose another port"
-            ) from None
-        yield int(runner.addresses[0][1])
-    finally:
-        await runner.cleanup()
+    refused = "TELEGRAM_METRICS_ADDR: {reason}; another gateway may be running, or choose another port"
+    async with listening(app, address, refused) as port:
+        yield port
 
 
 def _json(value: Any, status: int) -> web.Response:

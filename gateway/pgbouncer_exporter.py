@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from gateway.errors import ConfigurationError, GatewayError
+from gateway.listening import listening
 
 log = structlog.get_logger()
 
@@ -179,18 +180,8 @@ async def serve(address: tuple[str, int], console: Console) -> AsyncIterator[Non
 
     app = web.Application()
     app.router.add_get("/metrics", metrics)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
-    await runner.setup()
-    try:
-        try:
-            await web.TCPSite(runner, *address).start()
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot listen on {address[0]}:{address[1]} ({error.strerror}); choose another with --listen"
-            ) from None
+    async with listening(app, address, "{reason}; choose another with --listen"):
         yield
-    finally:
-        await runner.cleanup()
 
 
 class _Collected(Collector):

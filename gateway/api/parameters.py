@@ -9,6 +9,7 @@ from pydantic import AfterValidator
 from gateway.api.model import GivenMoment
 
 CHANNEL_ID = r"^-?[1-9]\d{0,18}$"
+MOST_MESSAGES, USUAL_MESSAGES = 1000, 100  # of a page
 CONSUMER = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
 
@@ -71,7 +72,9 @@ WordsQuery = Annotated[
         examples=["compra petr4"],
     ),
 ]
-LimitQuery = Annotated[int, Query(ge=1, le=1000, description="How many at most.", examples=[100])]
+LimitQuery = Annotated[
+    int, Query(ge=1, le=MOST_MESSAGES, description="How many at most.", examples=[USUAL_MESSAGES])
+]
 CursorQuery = Annotated[
     str | None,
     Query(max_length=512, description="A page's `nextCursor`, to be asked with the same other parameters."),

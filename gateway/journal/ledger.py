@@ -21,7 +21,6 @@ from gateway.journal.records import LedgerChanges, Missing, Settled
 ACCOUNT_IDS = 0  # the chat that stands for ids that count per account
 REREAD_LIMIT = 10_000  # the newest messages of a chat that are looked at again after unseen changes
 NO_ACCESS = "no_access"
-ASKED_FOR, BY_HAND = "history", "hand"  # gaps that an operator opened
 NEW, DELETED = 0, 2
 
 _LOAD_CHATS = "SELECT json_group_array(json_array(account, chat, base, top, compared)) FROM ledger"

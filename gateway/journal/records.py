@@ -4,8 +4,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from typing import Literal
 
 from gateway.event import Event, decode
+
+# What opens gaps: docs/decisions/0008-ledger.md.
+GapSource = Literal[
+    "hole",
+    "channel_too_long",
+    "too_long",
+    "joined",
+    "reconciliation",
+    "unseen_changes",
+    "history",
+    "hand",
+    "switched_on",
+    "restore",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +47,7 @@ class Missing:
 
     chat: int
     last: int
-    source: str
+    source: GapSource
     first: int | None = None
     known_too: bool = False
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import structlog
 from telethon import errors
@@ -18,7 +18,7 @@ from telethon.tl import functions, types
 from gateway import metrics
 from gateway.errors import LeaseLost, SessionDead
 from gateway.handover import Handover
-from gateway.journal import Batch, Journal
+from gateway.journal import Batch, GapSource, Journal
 from gateway.lease import AccountLease, NoLease
 from gateway.tasks import run_together
 from gateway.telegram.backfill import Backfill
@@ -107,7 +107,7 @@ class Account:
         self.client: GatewayClient | None = None  # while it is connected
         self.ready = asyncio.Event()
         self.settled = asyncio.Event()  # ready, dead, or another host's: nothing more comes of waiting
-        # An alert on what never happened yet needs a 0 to look at.
+        # An alert, or a rate, of what never happened yet needs a 0 to begin with.
         for series in (
             metrics.CONNECTION_UP,
             metrics.SESSION_DEAD,
@@ -115,6 +115,10 @@ class Account:
             metrics.OPEN_GAPS,
         ):
             series.labels(name)
+        for source in get_args(GapSource):
+            metrics.GAPS_OPENED.labels(name, source)
+        for result in ("captured", "absent"):
+            metrics.BACKFILLED.labels(name, result)
 
     async def run(self) -> None:
         """Connects, and again whenever the connection is lost, for ever.

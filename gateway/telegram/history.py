@@ -18,7 +18,7 @@ from gateway.control import answer, body_of, json_lines
 from gateway.errors import ConfigurationError, GatewayError
 from gateway.event import utc_now
 from gateway.journal import Batch, Journal, LedgerChanges, Missing
-from gateway.journal.ledger import ACCOUNT_IDS, ASKED_FOR, BY_HAND
+from gateway.journal.ledger import ACCOUNT_IDS
 from gateway.telegram.account import Account
 from gateway.telegram.chat_history import first_id_since, id_before, newest_id
 from gateway.telegram.chats import is_channel
@@ -107,7 +107,7 @@ class HistoryDesk:
         first, last = await self._range(client, chat, peer, order)
         started = utc_now()
         if first <= last:
-            missing = Missing(chat, last, ASKED_FOR, first)
+            missing = Missing(chat, last, "history", first)
             await self._journal.append(Batch(account.name, ledger=LedgerChanges(missing=[missing])))
         return OpenHistory(account, chat, first, last, started)
 
@@ -140,7 +140,7 @@ class HistoryDesk:
             # The ledger would take them for gone, and not miss them once there are messages with these ids.
             raise ConfigurationError(f"the newest message of {order.chat} has id {newest}")
         chat = chat if is_channel(chat) else ACCOUNT_IDS
-        missing = Missing(chat, min(order.last, newest), BY_HAND, order.first, known_too=True)
+        missing = Missing(chat, min(order.last, newest), "hand", order.first, known_too=True)
         await self._journal.append(Batch(account.name, ledger=LedgerChanges(missing=[missing])))
         return answer({"account": account.name, "chat": str(chat)})
 

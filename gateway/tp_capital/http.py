@@ -9,7 +9,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from gateway.errors import ConfigurationError
+from gateway.listening import listening
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,6 @@ async def serve(
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/health", show_health)
     app.router.add_get("/ready", ready)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
-    await runner.setup()
-    try:
-        try:
-            await web.TCPSite(runner, *address).start()
-        except OSError as error:
-            raise ConfigurationError(
-                f"TP_CAPITAL_METRICS_ADDR: cannot listen on {address[0]}:{address[1]} ({error.strerror}); "
-                "another worker may be running, or choose another port"
-            ) from None
+    refused = "TP_CAPITAL_METRICS_ADDR: {reason}; another worker may be running, or choose another port"
+    async with listening(app, address, refused):
         yield
-    finally:
-        await runner.cleanup()

@@ -9,7 +9,6 @@ import aiohttp
 import asyncpg
 import pytest_asyncio
 
-from gateway.channel_switches import SWITCHED_ON
 from gateway.journal import Gap, open_reader
 from gateway.localstack import LocalStack
 from gateway.sandbox.chats import Chat
@@ -132,7 +131,7 @@ async def test_nothing_is_captured_while_off_and_all_of_it_once_on_again(board: 
         await board.until_stored(chat, posted[chat])
         await board.caught_up(chat)
         assert board.published(chat) == Counter(message.text for message in posted[chat])
-        assert SWITCHED_ON in {gap.source for gap in board.gaps(chat, "captured")}
+        assert "switched_on" in {gap.source for gap in board.gaps(chat, "captured")}
 
 
 async def test_what_changed_while_off_is_as_telegram_has_it_once_on_again(board: Switchboard) -> None:
