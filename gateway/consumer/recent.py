@@ -11,7 +11,7 @@ from gateway.consumer.hints import Cache, Hints
 from gateway.consumer.polled import as_message
 from gateway.consumer.settings import ConsumerSettings
 from gateway.event import Event, utc_now
-from gateway.read.hot import BODY_GONE, HotMessages
+from gateway.read.hot import BODY_GONE, HotMessages, Newest
 from gateway.read.records import ChatRef, HotPage
 
 MOST_CHATS = 200  # in one round trip: the ones with the newest messages; the database is asked for all
@@ -25,7 +25,8 @@ class Recent:
     def __init__(self, cache: Cache, settings: ConsumerSettings) -> None:
         self._cache = cache
         self._settings = settings
-        self._hot = HotMessages(cache.client)
+        # From one poll to the next most messages are the same.
+        self._hot = HotMessages(cache.client, remembered=2 * settings.page)
         self._hints = Hints(cache, settings)
         self._last: dict[str, tuple[datetime, int]] = {}  # by chat
 
@@ -37,8 +38,10 @@ class Recent:
         if not keys:
             return [], {}
         limit = max(LEAST_PER_CHAT, self._settings.page // len(keys))
+        since = utc_now() - self._settings.lookback
         with self._cache.watched():
-            pages = await self._hot.newest_of(keys, limit, utc_now() - self._settings.lookback)
+            found = await self._hot.newest_of([Newest(key, limit, since) for key in keys])
+        pages = dict(zip(keys, found, strict=True))
         lacking = {key: page for key, page in pages.items() if not self._reaches_back(key, page, limit)}
         messages = [
             as_message(event)

@@ -178,7 +178,7 @@ class Ledger:
                 continue
             key = fetched if fetched is not None else ACCOUNT_IDS if scope else chat_id
             chat = self._chats.get((account, key))
-            if key == ACCOUNT_IDS and kind == NEW:
+            if key == ACCOUNT_IDS and scope and kind == NEW:
                 self._follow(account, chat_id, message_id)
             if kind == DELETED:
                 if chat is not None:

@@ -258,15 +258,20 @@ class Writer:
             commit.settled.append((append.done, count))
 
     def _wanted(self, append: Append) -> Sequence[Row]:
-        """The batch's rows, without fetched messages that arrived (or were deleted) in the meantime."""
+        """The batch's rows, without fetched messages that arrived (or were deleted) in the meantime.
+
+        Nor with the edits that tell how such a message looks now: those came, or come, by themselves.
+        """
         account, chat = append.batch.account, append.batch.ledger.fetched
         if chat is None:
             return append.rows
         misses = self._store.ledger.misses
+        fetched = {row.event.message_id for row in append.rows if row.event.kind == "message.new"}
+        known = {message_id for message_id in fetched if not misses(account, chat, message_id)}
         append.rows = [
             row
             for row in append.rows
-            if row.event.kind != "message.new" or misses(account, chat, row.event.message_id)
+            if row.event.kind == "message.deleted" or row.event.message_id not in known
         ]
         return append.rows
 

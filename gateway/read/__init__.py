@@ -5,7 +5,7 @@ it does not know.
 """
 
 from gateway.read.database import MessageReader
-from gateway.read.hot import HotMessages
+from gateway.read.hot import HotMessages, Newest
 from gateway.read.processing import ProcessingState
 from gateway.read.records import (
     ChatRef,
@@ -29,6 +29,7 @@ __all__ = [
     "MessageFilter",
     "MessageReader",
     "MessageRef",
+    "Newest",
     "Outcome",
     "Page",
     "Position",

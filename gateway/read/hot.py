@@ -10,7 +10,7 @@ must not miss a message asks `MessageReader.unprocessed`.
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
@@ -26,6 +26,14 @@ CHUNK_EVENTS = 250
 BODY_GONE = "a message's body is gone"  # why a page is not complete
 
 
+class Newest(NamedTuple):
+    """The newest `limit` messages of a chat (its key), of those dated `since` then."""
+
+    chat: str
+    limit: int
+    since: datetime | None = None
+
+
 class HotMessages:
     """Reads what the gateway's Redis sink wrote. `redis` may return bytes or text.
 
@@ -39,18 +47,14 @@ class HotMessages:
         self._decoded = lru_cache(remembered)(_decoded) if remembered else _decoded
 
     async def newest(self, chat: str, limit: int, since: datetime | None = None) -> HotPage:
-        """The newest `limit` messages of a chat (its key), of those dated `since` then.
+        """One page. Raises SinkUnavailable."""
+        (page,) = await self.newest_of([Newest(chat, limit, since)])
+        return page
 
-        Raises SinkUnavailable.
-        """
-        return (await self.newest_of([chat], limit, since))[chat]
-
-    async def newest_of(
-        self, chats: Sequence[str], limit: int, since: datetime | None = None
-    ) -> dict[str, HotPage]:
-        """The same for several chats, in one round trip. Raises SinkUnavailable."""
+    async def newest_of(self, asked: Sequence[Newest]) -> list[HotPage]:
+        """A page for each, in one round trip. Raises SinkUnavailable."""
         pipeline = self._redis.pipeline(transaction=False)
-        for chat in chats:
+        for chat, limit, _ in asked:
             # Walks the set and fetches the bodies on the server: one command for a chat.
             pipeline.sort(
                 recent_key(chat),
@@ -63,10 +67,10 @@ class HotMessages:
             pipeline.get(warmed_key(chat))
         with answering("Redis"):
             answers = await pipeline.execute()
-        return {
-            chat: self._page([_bytes(body) for body in bodies], limit, since, warmed)
-            for chat, bodies, warmed in zip(chats, answers[::2], answers[1::2], strict=True)
-        }
+        return [
+            self._page([_bytes(body) for body in bodies], each.limit, each.since, warmed)
+            for each, bodies, warmed in zip(asked, answers[::2], answers[1::2], strict=True)
+        ]
 
     async def message(self, message: MessageRef) -> Event | None:
         """One message; None when it is not here, which says nothing about whether there is one.

@@ -154,8 +154,10 @@ class Backfill:
 
     async def _commit_history(self, page: Gap, events: list[Event]) -> None:
         """Commits a page, the oldest first, in parts between which live messages have their turn."""
-        while len(events) > PART:
-            part, events = events[:PART], events[PART:]
+        while len(events) > PART + 1:
+            # A message and its last edit stay together: the writer drops both where it knows the message.
+            size = PART + (events[PART].message_id == events[PART - 1].message_id)
+            part, events = events[:size], events[size:]
             await self._commit([replace(page, last=part[-1].message_id)], part, "not_in_history")
             page = replace(page, first=part[-1].message_id + 1)
             await self._room()

@@ -8,7 +8,7 @@ import pytest
 from gateway.errors import SinkUnavailable
 from gateway.event import Event
 from gateway.localstack import LocalStack
-from gateway.read import HotMessages, MessageRef
+from gateway.read import HotMessages, MessageRef, Newest
 from gateway.read.cursor import InvalidCursor, decode_position, encode_position
 from gateway.read.records import Position
 from tests.read_rig import ReadRig, read_rig
@@ -35,10 +35,12 @@ def minutes(count: int, channel: str = CHANNEL) -> list[Event]:
 
 async def test_the_newest_messages_of_several_chats_in_one_round_trip(rig: ReadRig) -> None:
     await rig.cache(*minutes(30), *minutes(20, OTHER))
-    pages = await rig.hot.newest_of([CHANNEL, OTHER, "-1009"], 10)
-    assert [event.message_id for event in pages[CHANNEL].events] == list(range(30, 20, -1))
-    assert [event.message_id for event in pages[OTHER].events] == list(range(20, 10, -1))
-    assert (pages[CHANNEL].complete, pages[OTHER].complete, pages["-1009"].complete) == (True, True, False)
+    first, second, none = await rig.hot.newest_of(
+        [Newest(CHANNEL, 10), Newest(OTHER, 5), Newest("-1009", 10)]
+    )
+    assert [event.message_id for event in first.events] == list(range(30, 20, -1))
+    assert [event.message_id for event in second.events] == list(range(20, 15, -1))
+    assert (first.complete, second.complete, none.complete) == (True, True, False)
 
 
 async def test_since_a_moment(rig: ReadRig) -> None:

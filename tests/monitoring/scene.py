@@ -23,8 +23,6 @@ SERVERS = ("postgres", "pgbouncer", "redis", "redis_replica", "rabbitmq")
 COUNTED_LATE = (
     "telegram_gateway_rpc_errors_total",
     "telegram_gateway_flood_wait_seconds_total",
-    "telegram_gateway_gaps_opened_total",
-    "telegram_gateway_backfilled_total",
 )
 
 

@@ -90,12 +90,15 @@ class LedgerModel:
         self.chats: dict[tuple[str, int], ChatModel] = {}
 
     def wanted(self, batch: Batch) -> list[Event]:
-        """The batch's events, without fetched messages that are not missing."""
+        """The batch's events, without fetched messages that are not missing, and without their edits."""
         chat = self.chats.get((batch.account, -1 if (key := batch.ledger.fetched) is None else key))
         if batch.ledger.fetched is None:
             return list(batch.events)
         missing = set() if chat is None else chat.open
-        return [e for e in batch.events if e.kind != "message.new" or e.message_id in missing]
+        fetched = {event.message_id for event in batch.events if event.kind == "message.new"}
+        return [
+            e for e in batch.events if e.kind == "message.deleted" or e.message_id not in fetched - missing
+        ]
 
     def apply(self, batch: Batch, events: Iterable[Event]) -> None:
         for missing in batch.ledger.missing:
