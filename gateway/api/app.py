@@ -53,6 +53,7 @@ def create_app(settings: Settings, *, registry: CollectorRegistry = metrics.REGI
             Middleware(Boundary),
             Middleware(GZipMiddleware, minimum_size=COMPRESSED_BYTES, compresslevel=COMPRESSION_LEVEL),
         ],
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # `Boundary` counts
         docs_url=None,
         redoc_url=None,
     )

@@ -10,6 +10,7 @@ from datetime import datetime
 import structlog
 from fastapi import Request
 
+from gateway.api.hot_reads import HotReads
 from gateway.api.resources import Resources
 from gateway.errors import SinkUnavailable
 from gateway.event import Event
@@ -30,6 +31,7 @@ class MessageDesk:
     def __init__(self, resources: Resources) -> None:
         self.reader = MessageReader(resources.database)
         self.hot = HotMessages(resources.redis, remembered=REMEMBERED)
+        self._reads = HotReads(self.hot, resources.start)
         self._hidden: frozenset[MessageRef] = frozenset()
         self._looked = asyncio.Event()
         resources.start(self._watch_hidden(), "hidden messages")
@@ -39,7 +41,7 @@ class MessageDesk:
         if not await self._knows_hidden():
             return None
         try:
-            page = await self.hot.newest(chat.key, limit, since)
+            page = await self._reads.newest(chat.key, limit, since)
         except SinkUnavailable:
             return None
         if not page.complete:

@@ -68,7 +68,12 @@ class HotMessages:
         with answering("Redis"):
             answers = await pipeline.execute()
         return [
-            self._page([_bytes(body) for body in bodies], each.limit, each.since, warmed)
+            self._page(
+                [body if type(body) is bytes else _bytes(body) for body in bodies],
+                each.limit,
+                each.since,
+                warmed,
+            )
             for each, bodies, warmed in zip(asked, answers[::2], answers[1::2], strict=True)
         ]
 
@@ -79,7 +84,7 @@ class HotMessages:
         """
         with answering("Redis"):
             body = await self._redis.get(message_key(message.chat.key, message.message_id))
-        return self._decoded(_bytes(body))
+        return self._decoded(body if isinstance(body, bytes) else _bytes(body))
 
     async def warm(self, events: Iterable[Event]) -> int:
         """Writes messages read from the database back, as the sink would, and returns how many there were.
@@ -129,10 +134,8 @@ class HotMessages:
 
 
 def _bytes(body: Any) -> bytes:
-    """A body; of one that is gone, nothing."""
-    if body is None:
-        return b""
-    return body if isinstance(body, bytes) else str(body).encode()
+    """A body that is no bytes: one that is gone, or text."""
+    return b"" if body is None else str(body).encode()
 
 
 def _decoded(body: bytes) -> Event | None:

@@ -189,6 +189,15 @@ async def heat(environment: Mapping[str, str]) -> list[Event]:
     return [event for event in events if event.channel_id == chat_of(0)][::-1]
 
 
+async def settle(admin_dsn: str) -> None:
+    """Returns once what was stored is on the disk: calls are not to be measured beside that."""
+    connection = await asyncpg.connect(admin_dsn, ssl=False)
+    try:
+        await connection.execute("CHECKPOINT")
+    finally:
+        await connection.close()
+
+
 async def _work(dsn: str, jobs: Iterable[Job]) -> None:
     """Does the jobs in order, a few at a time."""
     waiting = iter(list(jobs))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.bench import reading
 from tests.bench.api import BARE, OURS, Api, running_api
-from tests.bench.filling import fill, heat
+from tests.bench.filling import fill, heat, settle
 from tests.bench.options import Options
 from tests.bench.reading import Calls, Pair, measure_library
 from tests.bench.report import Report, quantile
@@ -33,6 +33,7 @@ async def run_read(report: Report, options: Options, stores: Stores, directory: 
     await stores.empty()
     await fill(stores.stack.postgres.dsn, options.read_rows)
     newest = await heat(stores.environment)
+    await settle(stores.stack.postgres.admin_dsn)
     numbers = [event.message_id for event in newest[: reading.PAGE]]
     async with running_api(stores.stack, directory) as api:
         await api.prepare(newest[0].channel_id, numbers)
