@@ -21,7 +21,7 @@ demo: setup ## Watch a message's whole way, live (ARGS="--seconds 30 --plain" ru
 	@.venv/bin/telegram-gateway demo $(ARGS)
 
 test: setup ## Run every test, on real servers (ARGS="tests/unit -k name" runs some)
-	@$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup ## Lint, formatting and types
 	@$(PYTHON) -m ruff check .

@@ -1,11 +1,37 @@
 """The real servers, one set per test session, started from the configuration that is shipped."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from gateway.localstack import LocalStack
+
+# Each takes minutes. They begin first: one of them alone at the end would keep a single core busy.
+LONGEST = (
+    "systemd/test_rehearsal.py",
+    "integration/test_bench.py",
+    "e2e/test_delivery.py",
+    "chaos/test_chaos.py",
+    "e2e/test_failover.py",
+    "e2e/test_limits.py",
+    "monitoring/test_dashboards.py",
+    "integration/test_migration_phases.py",
+    "integration/test_migration_live.py",
+    "e2e/test_sessions.py",
+    "e2e/test_tp_capital.py",
+    "e2e/test_operator.py",
+    "api/test_schema.py",
+    "unit/test_journal_model.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first; pytest-xdist gives out files in this order."""
+    directory = Path(__file__).parent
+    place = {directory / file: number for number, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest_asyncio.fixture(scope="session")
