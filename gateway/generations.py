@@ -20,7 +20,5 @@ def generation_key(consumer: str) -> str:
 
 async def renew(redis: Redis, *keys: str) -> None:
     """Makes every answer untrue that was cached under these marks. Raises RedisError."""
-    async with redis.pipeline(transaction=False) as pipeline:
-        for key in keys:
-            pipeline.set(key, uuid.uuid4().hex, ex=KEEP_SECONDS)
-        await pipeline.execute()
+    for key in keys:
+        await redis.set(key, uuid.uuid4().hex, ex=KEEP_SECONDS)
