@@ -42,6 +42,7 @@ from gateway.read.cursor import InvalidCursor, decode_position, encode_position
 from gateway.read.records import Position, position_of
 
 log = structlog.get_logger()
+
 FIRST_PAGE_SECONDS = 2  # how old a cached first page may be: new messages belong there
 NO_SUCH_MESSAGE = "There is no such message."
 BAD_CURSOR = "This is no `nextCursor` of this list: send one with the same other parameters, or none."
