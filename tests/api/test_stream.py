@@ -388,9 +388,10 @@ async def test_a_client_that_is_too_slow_is_cut_off_and_comes_back_for_the_rest(
         slow = Socket(*await asyncio.open_connection("127.0.0.1", api.port, limit=4096))
         await slow.ask(await api.token())
         await opened(fast)
-        events = source.make(6_000, text="x" * 2_000)
-        for start in range(0, len(events), 500):
-            part = events[start : start + 500]
+        # Few and large ones: who takes longer than SEND_SECONDS is gone without a word.
+        events = source.make(600, text="x" * 20_000)
+        for start in range(0, len(events), 50):
+            part = events[start : start + 50]
             await source.publish(*part)
             await source.store(*part)
             await fast.take(len(part))
