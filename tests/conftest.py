@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from gateway.localstack import LocalStack
 
-# Each takes minutes. They begin first: one of them alone at the end would keep a single core busy.
+# They begin first: one of them alone at the end would keep a single core busy.
 LONGEST = (
     "systemd/test_rehearsal.py",
     "integration/test_bench.py",

@@ -69,7 +69,7 @@ class HotMessages:
             answers = await pipeline.execute()
         return [
             self._page(
-                [body if type(body) is bytes else _bytes(body) for body in bodies],
+                [body if isinstance(body, bytes) else _bytes(body) for body in bodies],
                 each.limit,
                 each.since,
                 warmed,
