@@ -160,10 +160,13 @@ async def systemd() -> AsyncIterator[Systemd]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """The state directory of the gateway in `tmp_path`, on a file system of its own."""
+    """The state directory of the gateway in `tmp_path`, on a file system of its own.
+
+    Without ballast it has room for minutes of traffic, so that a busy machine does not fill it by being slow.
+    """
     place = tmp_path / "state"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m,mode=700", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs", str(place)]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("mounting a small file system needs root")
     yield place
