@@ -26,10 +26,14 @@ _SPOKEN = (
     "text/event-stream",
 )
 _UNMATCHED = "(none)"
+ENDLESS = "/api/stream"  # the one path whose answer has no end, so that nobody can ask for its head alone
 
 
 class Boundary:
-    """Wraps the whole application. Headers left in `scope["state"]["headers"]` go onto the answer."""
+    """Wraps the whole application. Headers left in `scope["state"]["headers"]` go onto the answer.
+
+    HEAD is GET without the body (RFC 9110, 9.3.2), for every path but the endless one.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -41,6 +45,10 @@ class Boundary:
         started = time.perf_counter()
         status = 0
         size = 0
+        method = scope["method"]
+        head_alone = method == "HEAD" and scope["path"] != ENDLESS
+        if head_alone:
+            scope = {**scope, "method": "GET"}
         state = scope.setdefault("state", {})
 
         async def answer(message: Message) -> None:
@@ -51,7 +59,9 @@ class Boundary:
                 headers.append((b"x-content-type-options", b"nosniff"))
                 for name, value in state.get("headers", {}).items():
                     headers.append((name.lower().encode(), value.encode()))
-                _observe(scope, status, time.perf_counter() - started)
+                _observe(method, scope, status, time.perf_counter() - started)
+            elif head_alone:
+                message["body"] = b""
             await send(message)
 
         async def bounded() -> Message:
@@ -78,8 +88,8 @@ class Boundary:
             metrics.IN_FLIGHT.dec()
 
 
-def _observe(scope: Scope, status: int, seconds: float) -> None:
-    method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+def _observe(method: str, scope: Scope, status: int, seconds: float) -> None:
+    method = method if method in _METHODS else "OTHER"
     route = getattr(scope.get("route"), "path", _UNMATCHED)
     count, histogram = _measures(method, route, status)
     count.inc()

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from gateway.api.auth import BEARER
+from gateway.api.middleware import ENDLESS
 from gateway.api.problems import PROBLEM_JSON, Problem, ProblemDocument, problem_response
 
 API_TOKEN = "apiToken"  # noqa: S105 - the name of a scheme
@@ -66,7 +67,10 @@ def _methods(document: dict[str, Any], path: str) -> str:
     for template in (path, *paths):
         pattern = re.sub(r"\\{[^/]+\\}", "[^/]+", re.escape(template))
         if template in paths and re.fullmatch(pattern, path):
-            return ", ".join(sorted(method.upper() for method in paths[template]))
+            methods = {method.upper() for method in paths[template]}
+            if "GET" in methods and path != ENDLESS:
+                methods.add("HEAD")
+            return ", ".join(sorted(methods))
     return ""
 
 

@@ -33,7 +33,23 @@ async def test_what_is_not_there_and_what_is_not_allowed_there(api: Api) -> None
     assert document(await client.get("/api/nothing"))["title"] == "Not Found"
     refused = await client.delete(GAPS)
     assert document(refused)["status"] == 405
-    assert "GET" in refused.headers["allow"]
+    assert refused.headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("path", ["/health", "/api/gateway/status", "/api/messages?limit=1", "/api/nothing"])
+async def test_head_is_get_without_the_body(api: Api, path: str) -> None:
+    client = api.client()
+    got, head = await client.get(path), await client.head(path)
+    assert head.status_code == got.status_code
+    assert head.content == b""
+    for name in ("content-length", "content-type", "cache-control"):
+        assert head.headers.get(name) == got.headers.get(name)
+
+
+async def test_the_head_of_what_never_ends_is_refused(api: Api) -> None:
+    refused = await api.client().head("/api/stream")
+    assert refused.status_code == 405
+    assert refused.headers["allow"] == "GET"
 
 
 async def test_a_bad_parameter_is_named_and_not_repeated(api: Api) -> None:
