@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 import asyncpg
 import structlog
 
-from gateway.database.connection import connect
+from gateway.database.connection import CONNECTION_LOST, connect
 from gateway.errors import ConfigurationError, SchemaError, SinkUnavailable
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ class Database:
         except SinkUnavailable as error:
             self._was_away(str(error))
             raise
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
+            lost = lost or isinstance(error, asyncpg.InternalClientError)
             # A handler's own network may fail, or it misuses the connection: neither is the server's fault.
             if not lost and not (isinstance(error, asyncpg.PostgresError) and _passes(error)):
                 raise
@@ -155,7 +156,7 @@ def sorted_failures() -> Iterator[None]:
                 f"PostgreSQL refuses the consumer: {reason}; grant its user what it needs in telegram_gateway"
             ) from None
         raise
-    except (asyncpg.InterfaceError, OSError) as error:
+    except CONNECTION_LOST as error:
         raise SinkUnavailable(f"lost PostgreSQL: {_reason(error)}") from error
 
 

@@ -9,6 +9,9 @@ import asyncpg
 from gateway.errors import ConfigurationError, SinkUnavailable
 
 CONNECT_TIMEOUT = 10.0  # seconds
+# What asyncpg raises, besides the server's own errors, when a connection is gone; the last to a query that
+# comes between the server's farewell and the end of the connection.
+CONNECTION_LOST = (asyncpg.InterfaceError, OSError, asyncpg.InternalClientError)
 
 _POOLER_REFUSALS = (
     "SASL authentication failed",
@@ -75,7 +78,7 @@ async def connect_direct(dsn: str, password: str | None = None) -> Connection:
     connection = await connect(dsn, password, setting=setting)
     try:
         process = await connection.fetchval("SELECT pg_backend_pid()")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
         connection.terminate()
         raise SinkUnavailable(f"lost PostgreSQL while connecting ({setting}): {error}") from error
     # A pooler hands out a process id of its own making.

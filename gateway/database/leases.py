@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import asyncpg
 
-from gateway.database.connection import Connection, connect_direct
+from gateway.database.connection import CONNECTION_LOST, Connection, connect_direct
 from gateway.errors import GatewayError, SchemaError, SinkUnavailable
 from gateway.settings import Settings
 
 # A holder that can reach the database learns of a take-over with its next renewal, well within this.
 GRACE = timedelta(seconds=30)
 ANSWER_SECONDS = 5.0
+_LOST = (asyncpg.PostgresError, *CONNECTION_LOST)
 NO_TABLE = "the database lacks the tables of leases; run: telegram-gateway db migrate"
 
 _ACQUIRE = """
@@ -180,7 +181,7 @@ class LeaseConnection:
                 yield LeaseTable(connection)
             except asyncpg.UndefinedTableError:
                 raise SchemaError(NO_TABLE) from None
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except _LOST as error:
                 self.close()
                 raise SinkUnavailable(f"PostgreSQL did not answer about the lease: {error}") from error
             except asyncio.CancelledError:
@@ -205,7 +206,7 @@ async def lease_table(settings: Settings) -> AsyncIterator[LeaseTable]:
         yield LeaseTable(connection)
     except asyncpg.UndefinedTableError:
         raise SchemaError(NO_TABLE) from None
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except _LOST as error:
         raise GatewayError(f"the database did not carry it out: {error}") from error
     finally:
         connection.terminate()

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import asyncpg
 from redis.exceptions import RedisError
 
+from gateway.database.connection import CONNECTION_LOST
 from gateway.errors import SinkUnavailable
 
 # Connections, transactions in conflict, resources, locks, operators and the system: not what was asked.
@@ -21,5 +22,5 @@ def answering(server: str) -> Iterator[None]:
         if (error.sqlstate or "")[:2] not in _PASSING:
             raise
         raise SinkUnavailable(f"{server} did not answer: {error}") from error
-    except (asyncpg.InterfaceError, RedisError, OSError) as error:
+    except (*CONNECTION_LOST, RedisError) as error:
         raise SinkUnavailable(f"{server} did not answer: {str(error) or type(error).__name__}") from error

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from gateway.database import connect, load_migrations, require_schema
-from gateway.database.connection import Connection
+from gateway.database.connection import CONNECTION_LOST, Connection
 from gateway.errors import RecordsRefused, SchemaError, SinkUnavailable
 from gateway.journal import Record
 
@@ -54,7 +54,7 @@ class TimescaleSink:
         connection = await connect(self._dsn, self._password)
         try:
             await require_schema(connection, load_migrations())
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
             connection.terminate()
             raise SinkUnavailable(f"PostgreSQL does not answer: {error}") from error
         except (SchemaError, asyncio.CancelledError):
@@ -118,7 +118,7 @@ class TimescaleSink:
                 # Not its detail, which quotes the row.
                 raise _DataError(f"{type(error).__name__} ({code}): {error.args[0]}") from None
             raise SinkUnavailable(f"PostgreSQL did not store a batch ({code}): {error.args[0]}") from error
-        except (asyncpg.InterfaceError, OSError) as error:
+        except CONNECTION_LOST as error:
             raise SinkUnavailable(f"lost the connection to PostgreSQL: {error}") from error
         finally:
             watchdog.cancel()
