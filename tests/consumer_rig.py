@@ -22,10 +22,11 @@ from gateway.sinks.base import Sink
 from gateway.sinks.rabbitmq import RabbitMQSink
 from gateway.sinks.redis import RedisSink
 from gateway.sinks.timescale import TimescaleSink
+from tests.patience import patience
 from tests.sink_events import records
 
 DEAD_LETTERS = "telegram.messages.dlq"
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 90.0  # a busy machine takes its time to start a process or a server
 
 _TABLES = (
     "messages, message_revisions, message_arrivals, channels, message_processing, revision_processing, "
@@ -138,6 +139,11 @@ class ConsumerRig:
         states = await self.states()
         return sum(1 for found in states.values() if found == status) == count
 
+    async def at_least_in(self, status: str, count: int) -> bool:
+        """As `all_in`, where more may follow before anybody looks."""
+        states = await self.states()
+        return sum(1 for found in states.values() if found == status) >= count
+
     async def letters(self) -> list[AbstractIncomingMessage]:
         """All dead letters, taken away."""
         async with await aio_pika.connect(self.stack.rabbitmq.url) as connection:
@@ -149,12 +155,12 @@ class ConsumerRig:
                 found.append(message)
             return found
 
-    async def waiting(self) -> int:
+    async def waiting(self, queue: str | None = None) -> int:
         """How many messages are in the queue and with nobody."""
         async with await aio_pika.connect(self.stack.rabbitmq.url) as connection:
             channel = await connection.channel()
-            queue = await channel.declare_queue(self.queue, passive=True)
-            return queue.declaration_result.message_count or 0
+            found = await channel.declare_queue(queue or self.queue, passive=True)
+            return found.declaration_result.message_count or 0
 
     async def purge(self) -> None:
         """Loses what is in the queue."""
@@ -169,11 +175,12 @@ class ConsumerRig:
             await queue.bind("telegram.messages", "telegram.channel.*")
 
     async def _deliver(self, sink: Sink, events: tuple[Event, ...]) -> None:
-        await sink.open()
-        try:
-            await sink.deliver(records(*events))
-        finally:
-            await sink.close()
+        with patience():
+            await sink.open()
+            try:
+                await sink.deliver(records(*events))
+            finally:
+                await sink.close()
 
     def metric(self, name: str, **labels: str) -> float:
         """A metric of this consumer, 0 when it never moved."""

@@ -13,6 +13,7 @@ from gateway.event import Event, encode
 from gateway.localstack import LocalStack
 from gateway.read import HotMessages, MessageFilter, MessageReader, Position, StoredMessage
 from gateway.sinks.redis import RedisSink
+from tests.patience import patience
 from tests.sink_events import records
 
 TABLES = (
@@ -98,7 +99,8 @@ async def read_rig(stack: LocalStack) -> AsyncIterator[ReadRig]:
     redis = Redis.from_url(stack.environment["TELEGRAM_REDIS_URL"])
     await redis.flushdb()
     sink = RedisSink(stack.environment["TELEGRAM_REDIS_URL"])
-    await sink.open()
+    with patience():
+        await sink.open()
     try:
         yield ReadRig(database, pool, redis, sink, MessageReader(pool), HotMessages(redis))
     finally:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,9 +12,11 @@ import aiohttp
 import msgspec
 
 from gateway.errors import GatewayError
+from gateway.localstack.site import FreePorts
 
-READY_SECONDS = 60.0
-STOP_SECONDS = 30.0
+READY_SECONDS = 120.0
+STOP_SECONDS = 60.0
+ANSWER_SECONDS = 30.0  # to a request over HTTP
 POLL_SECONDS = 0.02  # between looks at a process that has no way to call back
 
 
@@ -36,7 +37,8 @@ class GatewayProcess:
         self.journal_path = self.state_dir / "journal.db"
         self.session_dir = directory / "session"
         self.log_file = directory / "gateway.log"
-        self.port = _free_port()
+        self._ports = FreePorts()  # kept: the port is this process's also while it is down
+        self.port = self._ports.take()
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("TELEGRAM_")},
             "TELEGRAM_STATE_DIR": str(self.state_dir),
@@ -165,7 +167,7 @@ class GatewayProcess:
         return self._process
 
     async def _get(self, path: str) -> dict[str, Any] | None:
-        timeout = aiohttp.ClientTimeout(total=5)
+        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
         try:
             async with (
                 aiohttp.ClientSession(timeout=timeout) as http,
@@ -175,9 +177,3 @@ class GatewayProcess:
                 return body
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):  # the last: it is about to crash
             return None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

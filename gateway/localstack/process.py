@@ -15,8 +15,8 @@ from typing import ClassVar
 from gateway.errors import GatewayError
 from gateway.localstack.site import Site
 
-READY_LIMIT = 120.0  # seconds; three RabbitMQ nodes at once on a busy machine take most of a minute
-STOP_LIMIT = 30.0  # seconds
+READY_LIMIT = 300.0  # seconds; three RabbitMQ nodes at once on a busy machine take most of a minute
+STOP_LIMIT = 90.0  # seconds
 PROBE_LIMIT = 5.0  # seconds
 PROBE_INTERVAL = 0.05  # seconds
 _LOG_TAIL_LINES = 12

@@ -53,7 +53,7 @@ class RedisServer(Server):
     def command(self) -> list[str | Path]:
         return [program("redis-server"), self.directory / "redis.conf", *self._mode]
 
-    async def ask(self, *command: str | int, limit: float = 2.0) -> Any:
+    async def ask(self, *command: str | int, limit: float = 10.0) -> Any:
         """Sends one command, once, and returns the answer; `limit` is in seconds."""
         client = Redis(
             host="127.0.0.1",

@@ -5,6 +5,7 @@ import pwd
 import random
 import signal
 import socket
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -49,23 +50,35 @@ class Identity:
 
 
 class FreePorts:
-    """Hands out loopback ports, no two the same, that nothing listens on now."""
+    """Hands out loopback ports that nothing listens on now, no two the same on this machine while it lives.
+
+    A server binds its port only some time after it was given it, and not at all while it is stopped.
+    Meanwhile an abstract Unix socket with the port's name keeps it from other stacks; the kernel takes that
+    back with the process, however it ends.
+    """
 
     def __init__(self) -> None:
-        self._given: set[int] = set()
+        self._reservations: list[socket.socket] = []
+        weakref.finalize(self, _close, self._reservations)
 
     def take(self) -> int:
         for port in random.sample(_PORTS, k=len(_PORTS)):
-            if port in self._given:
-                continue
-            with socket.socket() as candidate:
-                try:
+            reservation = socket.socket(socket.AF_UNIX)
+            try:
+                reservation.bind(f"\0telegram-gateway-port-{port}")
+                with socket.socket() as candidate:
                     candidate.bind(("127.0.0.1", port))
-                except OSError:
-                    continue
-            self._given.add(port)
+            except OSError:
+                reservation.close()
+                continue
+            self._reservations.append(reservation)
             return port
         raise ConfigurationError(f"every port from {_PORTS.start} to {_PORTS.stop} is in use")
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
 
 
 @dataclass(frozen=True)

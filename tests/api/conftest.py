@@ -20,8 +20,9 @@ from gateway.database import Migrator, connect_direct, load_migrations
 from gateway.localstack import LocalStack
 from gateway.tokens import create_token
 
-READY_SECONDS = 90.0
-STOP_SECONDS = 20.0
+READY_SECONDS = 120.0
+STOP_SECONDS = 60.0
+ANSWER_SECONDS = 60.0
 POLL_SECONDS = 0.05
 _numbers = itertools.count(1)
 
@@ -126,7 +127,7 @@ class Api:
         return self._client(headers={"Authorization": f"Bearer {token}"} if token else {})
 
     def _client(self, **options: Any) -> httpx.AsyncClient:
-        client = httpx.AsyncClient(base_url=self.url, timeout=30, **options)
+        client = httpx.AsyncClient(base_url=self.url, timeout=ANSWER_SECONDS, **options)
         self._clients.append(client)
         return client
 

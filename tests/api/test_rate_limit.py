@@ -14,6 +14,7 @@ from tests.api.conftest import Api, migrated, running_api
 
 STATUS = "/api/gateway/status"
 LIMIT = 30
+SETTINGS = {"TELEGRAM_API_RATE_LIMIT": str(LIMIT), "TELEGRAM_LOG_LEVEL": "DEBUG"}
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -25,15 +26,18 @@ async def alone() -> AsyncIterator[LocalStack]:
 
 @pytest_asyncio.fixture
 async def limited(alone: LocalStack, tmp_path: Path) -> AsyncIterator[Api]:
-    async with running_api(alone, tmp_path, {"TELEGRAM_API_RATE_LIMIT": str(LIMIT)}) as api:
+    async with running_api(alone, tmp_path, SETTINGS) as api:
         yield api
 
 
-async def exhaust(*clients: httpx.AsyncClient) -> tuple[list[int], float]:
-    """The codes of more requests than the limit, turn by turn, and how many became free again meanwhile."""
+async def exhaust(client: httpx.AsyncClient) -> tuple[list[int], float]:
+    """The codes of requests until ten of them were refused, and how many became free again meanwhile."""
     begun = time.monotonic()
-    turns = range(LIMIT + 10)
-    codes = [(await clients[turn % len(clients)].get(STATUS)).status_code for turn in turns]
+    codes: list[int] = []
+    while codes.count(429) < 10:
+        codes.append((await client.get(STATUS)).status_code)
+        assert codes[-1] in (200, 429)
+        assert codes.count(200) <= LIMIT + 1 + freed_since(begun)
     return codes, freed_since(begun)
 
 
@@ -48,7 +52,8 @@ async def test_a_token_that_asks_too_much_is_told_when_to_come_back(limited: Api
     assert first.headers["ratelimit-policy"] == f'"requests";q={LIMIT};w=60'
     assert first.headers["ratelimit"].startswith(f'"requests";r={LIMIT - 1};t=')
     codes, freed = await exhaust(client)
-    assert LIMIT - 1 <= codes.count(200) <= LIMIT + 1 + freed
+    assert codes.count(200) <= LIMIT + 1 + freed
+    assert codes.count(200) >= LIMIT - 1 or counted_twice(limited)
     refused = await client.get(STATUS)
     while refused.status_code != 429:  # one more may have become free since
         refused = await client.get(STATUS)
@@ -67,7 +72,7 @@ async def test_one_token_does_not_use_up_anothers_limit(limited: Api) -> None:
 
 async def test_two_processes_share_one_limit(limited: Api, alone: LocalStack, tmp_path: Path) -> None:
     secret = await limited.token()
-    async with running_api(alone, tmp_path, {"TELEGRAM_API_RATE_LIMIT": str(LIMIT)}) as second:
+    async with running_api(alone, tmp_path, SETTINGS) as second:
         clients = [api.client_with(secret) for api in (limited, second)]
         allowed, begun = 0, time.monotonic()
         # Slower than each process tells Redis what it let through.
@@ -76,14 +81,20 @@ async def test_two_processes_share_one_limit(limited: Api, alone: LocalStack, tm
             allowed += sum(answer.status_code == 200 for answer in answers)
             await asyncio.sleep(0.11)
         # Each process may let some through before it hears of the other's.
-        assert LIMIT <= allowed <= LIMIT + 6 + freed_since(begun)
+        assert allowed <= LIMIT + 6 + freed_since(begun)
+        assert allowed >= LIMIT or counted_twice(limited, second)
+
+
+def counted_twice(*apis: Api) -> bool:
+    """Whether Redis took too long for a process, which then tells it once more what it may know already."""
+    return any("rate_limit_local" in api.log for api in apis)
 
 
 @pytest.mark.parametrize("outage", ["from the start", "in between"])
 async def test_without_redis_each_process_counts_for_itself(
     alone: LocalStack, tmp_path: Path, outage: str
 ) -> None:
-    async with running_api(alone, tmp_path, {"TELEGRAM_API_RATE_LIMIT": str(LIMIT)}) as api:
+    async with running_api(alone, tmp_path, SETTINGS) as api:
         client = api.client()
         if outage == "in between":
             assert (await client.get(STATUS)).status_code == 200

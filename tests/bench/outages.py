@@ -55,10 +55,9 @@ async def _run_outage(
     own_sink: str,
 ) -> None:
     down = getattr(stores.stack, stopped)
-    settled = 0.0 if options.quick else SETTLED_SECONDS
-    count = int(options.outage_rate * (options.before_seconds + options.outage_seconds + settled))
+    over = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        posting = group.create_task(server.ask("post", messages=count, rate=options.outage_rate))
+        posting = group.create_task(_traffic(server, options.outage_rate, over))
         await asyncio.sleep(options.before_seconds / 5)  # the first stretch is no steady state yet
         start = await _moment(gateway)
         await asyncio.sleep(options.before_seconds * 4 / 5)
@@ -67,11 +66,15 @@ async def _run_outage(
             await down.stop()
             await asyncio.sleep(options.outage_seconds)
             back = await _moment(gateway)
+            if options.quick:
+                over.set()
         finally:
             await down.start()
         back_at = time.monotonic()
-    posted = posting.result()
-    await gateway.collect(posted["first"], count)
+        await asyncio.sleep(0.0 if options.quick else SETTLED_SECONDS)
+        over.set()
+    first, count = posting.result()
+    await gateway.collect(first, count)
     caught_up = time.monotonic() - back_at
     scenario = f"{stopped} stops for {options.outage_seconds:g} s"
     for sink in SINKS:
@@ -80,8 +83,21 @@ async def _run_outage(
             during = await _latency(gateway, stores, sink, stop, back)
             _report_latency(report, scenario, sink, before, during)
     report.add(scenario, "seconds from return to all through", {GATEWAY: caught_up})
-    lost = await _lost(gateway, stores, stopped, posted["first"], count)
+    lost = await _lost(gateway, stores, stopped, first, count)
     report.add(scenario, "messages lost", {GATEWAY: lost}, "0", lost == 0)
+
+
+async def _traffic(server: Child, rate: int, over: asyncio.Event) -> tuple[int, int]:
+    """Posts at `rate` until `over`, however long a busy machine takes for what happens meanwhile.
+
+    Returns the first number and how many there were.
+    """
+    first, count, portion = None, 0, max(1, rate // 4)
+    while first is None or not over.is_set():
+        posted = await server.ask("post", messages=portion, rate=rate)
+        first = posted["first"] if first is None else first
+        count += portion
+    return first, count
 
 
 def _report_latency(

@@ -19,7 +19,7 @@ from tests.bench.login import PHONE
 from tests.bench.receiver import POLL_SECONDS, Receiver
 from tests.bench.stores import Stores
 
-PATIENCE_SECONDS = 15.0  # without any progress, after which what has not arrived counts as lost
+PATIENCE_SECONDS = 60.0  # without any progress, after which what has not arrived counts as lost
 
 BARE = "bare Telethon"
 CONCURRENT = "afternoon, concurrent"

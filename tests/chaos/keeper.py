@@ -14,6 +14,7 @@ from tests.chaos.disk import Disk
 
 LOOK_SECONDS = 0.25
 RESTART_SECONDS = 1.0  # before a gateway that ended by itself is started again, as the unit says
+AFTERMATH_SECONDS = 5.0  # for which what ended may have met the full disk
 ENDED_SECONDS = 0.05
 
 
@@ -87,7 +88,10 @@ class Keeper:
                 os.kill(pid, signal.SIGCONT)
 
     async def fill_disk(self, seconds: float) -> None:
-        """No room is left for `seconds`. Meanwhile the gateway may also be unable to start."""
+        """No room is left for `seconds`. Meanwhile the gateway may also be unable to start.
+
+        What it ends with is only seen a while later, on a busy machine.
+        """
         assert self.disk is not None
         self.disk_full_until = float("inf")
         try:
@@ -95,7 +99,7 @@ class Keeper:
             await asyncio.sleep(seconds)
         finally:
             self.disk.free()
-            self.disk_full_until = time.monotonic() + RESTART_SECONDS
+            self.disk_full_until = time.monotonic() + AFTERMATH_SECONDS
 
     def expect(self, sink: str) -> None:
         """A server is back: notes how long its sink takes to have all that the journal holds now."""

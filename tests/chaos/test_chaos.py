@@ -13,10 +13,10 @@ SEED = 3
 SECONDS = 45.0
 KILLS = 9
 MESSAGES = 1_500
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 async def test_one_of_everything_that_can_go_wrong_loses_nothing() -> None:
     actions = plan(SEED, seconds=SECONDS, kills=KILLS)
     print(f"seed {SEED}", *actions, sep="\n")  # pytest shows it when the test fails

@@ -1,5 +1,6 @@
 """The console in Debian's Chromium, in front of the real API and, where a test wants one, a real daemon."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
@@ -14,6 +16,7 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from gateway.demo.process import GatewayProcess
 from gateway.localstack import LocalStack
 from gateway.sandbox import Sandbox
+from gateway.sandbox.chats import Chat
 from gateway.sandbox.scene import Scene, phone, populate
 from tests.api.conftest import Api, running_api, stack
 
@@ -29,9 +32,17 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-WAIT_MS = 10_000
+WAIT_MS = 60_000
+ARRIVAL_SECONDS = 120.0
+POLL_SECONDS = 0.05
 DESKTOP = {"width": 1280, "height": 800}
+LAUNCH_MS = 120_000
 PHONE = {"width": 360, "height": 740}
+
+_STORED = """
+SELECT true FROM telegram_gateway.messages_current
+WHERE channel_id = $1 AND message_id = $2 AND strpos(coalesce(text, ''), $3) > 0
+"""
 
 expect.set_options(timeout=WAIT_MS)
 
@@ -105,6 +116,20 @@ class Place:
     gateway: GatewayProcess
     api: Api
 
+    async def arrived(self, chat: Chat, words: str = "") -> None:
+        """Returns once the newest message of a channel is in every sink, with these words in it.
+
+        A gateway that has delivered all it knows of may not have been told yet of what was posted just now.
+        """
+        connection = await asyncpg.connect(self.api.stack.postgres.dsn)
+        try:
+            async with asyncio.timeout(ARRIVAL_SECONDS):
+                while not await connection.fetchval(_STORED, str(chat.marked_id), chat.ids[-1], words):
+                    await asyncio.sleep(POLL_SECONDS)
+        finally:
+            await connection.close()
+        await self.gateway.wait_delivered(3)
+
 
 @asynccontextmanager
 async def running_place(stack: LocalStack, directory: Path, channels: int = 4) -> AsyncIterator[Place]:
@@ -145,7 +170,11 @@ async def running_browser() -> AsyncIterator[Browser]:
         pytest.fail(f"these tests need {CHROMIUM}: apt-get install chromium (deploy/bin/bootstrap does)")
     async with async_playwright() as playwright:
         running = await playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=FLAGS, headless=True, chromium_sandbox=False
+            executable_path=str(CHROMIUM),
+            args=FLAGS,
+            headless=True,
+            chromium_sandbox=False,
+            timeout=LAUNCH_MS,
         )
         yield running
         await running.close()

@@ -4,6 +4,7 @@ import httpx
 import pytest
 from playwright.async_api import expect
 
+from tests.api.conftest import ANSWER_SECONDS
 from tests.console.conftest import Place, Visitor
 
 ATTACKS = (
@@ -32,7 +33,7 @@ async def test_markup_in_messages_and_titles_stays_text(visitor: Visitor, place:
     await expect(live.locator(".chat", has_text=ATTACKS[0]).first).to_be_visible()
     await expect(page.locator(FOREIGN)).to_have_count(0)
 
-    await place.gateway.wait_delivered(3)
+    await place.arrived(chat)
     await page.goto(f"{visit.url}/console/search?search=angriff+onerror+alert")
     found = page.locator("#view-search li")
     await expect(found).to_have_count(1)
@@ -52,7 +53,7 @@ async def test_markup_in_messages_and_titles_stays_text(visitor: Visitor, place:
 
 @pytest.mark.parametrize("path", ["/", "/console/live", "/console/sign-in", "/console/no-such-page"])
 async def test_every_page_allows_only_its_own_files_and_no_frame(place: Place, path: str) -> None:
-    async with httpx.AsyncClient(base_url=place.api.url) as client:
+    async with httpx.AsyncClient(base_url=place.api.url, timeout=ANSWER_SECONDS) as client:
         answer = await client.get(path)
     policy = answer.headers["content-security-policy"]
     assert "default-src 'self'" in policy
@@ -75,7 +76,7 @@ async def test_a_string_cannot_become_markup_even_by_mistake(visitor: Visitor) -
 
 
 async def test_files_are_a_fixed_set_that_a_browser_keeps_and_asks_about(place: Place) -> None:
-    async with httpx.AsyncClient(base_url=place.api.url) as client:
+    async with httpx.AsyncClient(base_url=place.api.url, timeout=ANSWER_SECONDS) as client:
         script = await client.get("/console/static/app.js")
         assert script.headers["content-type"].startswith("text/javascript")
         again = await client.get("/console/static/app.js", headers={"If-None-Match": script.headers["etag"]})

@@ -6,6 +6,7 @@ from playwright.async_api import expect
 
 from gateway.api.auth import CONSOLE_COOKIE
 from gateway.tokens import revoke_token
+from tests.api.conftest import ANSWER_SECONDS
 from tests.console.conftest import Place, Visitor
 
 HEADER = {"X-Console": "1"}
@@ -75,12 +76,12 @@ async def test_a_revoked_token_is_out_within_seconds(visitor: Visitor, place: Pl
         assert await revoke_token(connection, token[:10])
     finally:
         await connection.close()
-    await expect(visit.page.get_by_role("heading", name="Sign in")).to_be_visible(timeout=15_000)
+    await expect(visit.page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
 async def test_the_cookie_counts_only_beside_a_header_that_no_other_site_can_send(place: Place) -> None:
     token = await place.api.token(["admin"])
-    async with httpx.AsyncClient(base_url=place.api.url) as client:
+    async with httpx.AsyncClient(base_url=place.api.url, timeout=ANSWER_SECONDS) as client:
         refused = await client.post("/console/session", json={"token": token})
         assert refused.status_code == 403
         assert "set-cookie" not in refused.headers
@@ -108,7 +109,7 @@ async def test_the_cookie_counts_only_beside_a_header_that_no_other_site_can_sen
 
 async def test_behind_https_the_cookie_never_travels_in_the_clear(place: Place) -> None:
     token = await place.api.token(["read"])
-    async with httpx.AsyncClient(base_url=place.api.url, headers=HEADER) as client:
+    async with httpx.AsyncClient(base_url=place.api.url, headers=HEADER, timeout=ANSWER_SECONDS) as client:
         plain = await client.post("/console/session", json={"token": token})
         assert "secure" not in plain.headers["set-cookie"].lower()
         behind = await client.post(

@@ -10,12 +10,13 @@ import httpx
 from playwright.async_api import expect
 
 from gateway.sandbox.chats import Chat
-from tests.api.conftest import running_api
+from tests.api.conftest import ANSWER_SECONDS, running_api
 from tests.console import trading_day
 from tests.console.conftest import Place, Visitor
 
 LIVE_SECONDS = 1.0
-TRIES = 5
+TRIES = 20
+SAME_LOOKS = 4
 
 
 def _chat(place: Place, title: str) -> Chat:
@@ -34,7 +35,7 @@ async def _is_active(place: Place, chat: Chat) -> bool:
 
 
 async def _switch_twice(place: Place, chat: Chat) -> None:
-    async with httpx.AsyncClient(base_url=place.api.url) as client:
+    async with httpx.AsyncClient(base_url=place.api.url, timeout=ANSWER_SECONDS) as client:
         client.headers["Authorization"] = f"Bearer {await place.api.token(['admin'])}"
         for active in (False, True):
             answer = await client.put(f"/api/channels/{chat.marked_id}", json={"isActive": active})
@@ -46,6 +47,15 @@ async def _waiting(place: Place, queue: str) -> int:
         channel = await connection.channel()
         declared = await channel.declare_queue(queue, passive=True)
         return declared.declaration_result.message_count or 0
+
+
+async def _settled(place: Place, queue: str) -> int:
+    """As `_waiting`, once the broker has taken back what a consumer that has gone had not acknowledged."""
+    counts = [await _waiting(place, queue)]
+    while len(counts) < SAME_LOOKS or len(set(counts[-SAME_LOOKS:])) > 1:
+        await asyncio.sleep(0.1)
+        counts.append(await _waiting(place, queue))
+    return counts[-1]
 
 
 async def test_the_overview_shows_accounts_sinks_and_that_all_is_well(visitor: Visitor) -> None:
@@ -89,21 +99,21 @@ async def test_a_message_appears_in_the_live_view_within_a_second(visitor: Visit
     page = visit.page
     await visit.open("Live")
     await expect(page.locator("#view-live").get_by_text("Connected")).to_be_visible()
-    took = []
-    for number in range(TRIES):
-        text = f"COMPRA PETR4: 25,50 A 26,00 nº {number}"
+    took: list[float] = []
+    # The machine may stumble; the way itself must not take longer.
+    while not took or (min(took) >= LIVE_SECONDS and len(took) < TRIES):
+        text = f"COMPRA PETR4: 25,50 A 26,00 nº {len(took)}"
         posted = time.monotonic()
         place.sandbox.world.post(_chat(place, "TP Sinais"), text)
         await expect(page.locator("#view-live li").first).to_contain_text(text)
         took.append(time.monotonic() - posted)
-    # The machine may stumble; the way itself must not take longer.
     assert min(took) < LIVE_SECONDS, took
     visit.assert_clean()
 
 
 async def test_the_live_view_pauses_filters_and_says_what_came(visitor: Visitor, place: Place) -> None:
     place.sandbox.world.post(_chat(place, "Day Trade Brasil"), "damit es ihn gibt")
-    await place.gateway.wait_delivered(3)
+    await place.arrived(_chat(place, "Day Trade Brasil"))
     visit = await visitor("read")
     page = visit.page
     await visit.open("Live")
@@ -148,9 +158,9 @@ async def test_the_live_view_misses_nothing_while_the_api_was_away(visitor: Visi
     await place.api.stop()
     await expect(view.get_by_text("Trying again")).to_be_visible()
     place.sandbox.world.post(_chat(place, "TP Sinais"), "dazwischen")
-    await place.gateway.wait_delivered(3)
+    await place.arrived(_chat(place, "TP Sinais"))
     await place.api.start()
-    await expect(view.locator(".entry:visible").first).to_contain_text("dazwischen", timeout=30_000)
+    await expect(view.locator(".entry:visible").first).to_contain_text("dazwischen")
     await expect(view.locator(".entry:visible")).to_have_count(2)
 
 
@@ -161,7 +171,7 @@ async def test_search_highlights_what_it_found_and_opens_it_with_its_revisions(
     post = place.sandbox.world.post(chat, "Resistência rompida em BBAS3, 🚀 alvo 28,40")
     await asyncio.sleep(1)  # an edit's date has whole seconds
     place.sandbox.world.edit(chat, post, "Resistência rompida em BBAS3, 🚀 alvo 28,90")
-    await place.gateway.wait_delivered(3)
+    await place.arrived(chat, "28,90")
     visit = await visitor("read")
     page = visit.page
     await page.keyboard.press("/")
@@ -185,7 +195,7 @@ async def test_search_highlights_what_it_found_and_opens_it_with_its_revisions(
 async def test_search_goes_through_pages_and_keeps_to_chat_and_time(visitor: Visitor, place: Place) -> None:
     chat = _chat(place, "Day Trade Brasil")
     place.sandbox.world.post_many(chat, [f"folhadepagina {number}" for number in range(60)])
-    await place.gateway.wait_delivered(3)
+    await place.arrived(chat)
     visit = await visitor("read")
     page = visit.page
     view = page.locator("#view-search")
@@ -206,7 +216,7 @@ async def test_a_chat_switched_off_is_off_in_the_database_and_on_again(
 ) -> None:
     chat = _chat(place, "Day Trade Brasil")
     place.sandbox.world.post(chat, "damit es ihn gibt")
-    await place.gateway.wait_delivered(3)
+    await place.arrived(chat)
     visit = await visitor("admin")
     page = visit.page
     await visit.open("Chats")
@@ -225,7 +235,7 @@ async def test_a_chat_switched_off_is_off_in_the_database_and_on_again(
 async def test_a_switch_that_the_api_refuses_goes_back(visitor: Visitor, place: Place) -> None:
     chat = _chat(place, "TP Sinais")
     place.sandbox.world.post(chat, "damit es ihn gibt")
-    await place.gateway.wait_delivered(3)
+    await place.arrived(chat)
     visit = await visitor("admin")
     page = visit.page
     await visit.open("Chats")
@@ -245,7 +255,7 @@ async def test_a_switch_that_the_api_refuses_goes_back(visitor: Visitor, place: 
 
 async def test_chats_are_found_by_title_and_show_how_they_are(visitor: Visitor, place: Place) -> None:
     place.sandbox.world.post(_chat(place, "Swing Trade B3"), "damit es ihn gibt")
-    await place.gateway.wait_delivered(3)
+    await place.arrived(_chat(place, "Swing Trade B3"))
     visit = await visitor("admin")
     page = visit.page
     await visit.open("Chats")
@@ -264,19 +274,23 @@ async def test_chats_are_found_by_title_and_show_how_they_are(visitor: Visitor, 
 async def test_an_open_gap_is_shown_until_it_is_closed(visitor: Visitor, place: Place) -> None:
     chat = _chat(place, "Swing Trade B3")
     place.sandbox.world.post(chat, "vor der Lücke")
-    await place.gateway.wait_delivered(3)
-    place.sandbox.faults.fail_calls("GetMessagesRequest", 420, "FLOOD_WAIT_8", times=1)
-    place.sandbox.world.skip_ids(chat, 3)
-    place.sandbox.world.post(chat, "nach der Lücke")
-    visit = await visitor("admin")
-    page = visit.page
-    await visit.open("Gaps")
-    gap = page.get_by_role("table", name="Open gaps").get_by_role("row").nth(1)
-    await expect(gap).to_contain_text("Swing Trade B3")
-    await expect(gap).to_contain_text("3 ids")
-    await expect(gap.get_by_role("button", name="Sync Swing Trade B3 now")).to_be_enabled()
-    await expect(page.locator("[data-badge=gaps]")).to_contain_text("1")
-    await expect(page.get_by_text("No open gaps")).to_be_visible(timeout=30_000)
+    await place.arrived(chat)
+    # Until it has been looked at, however long a browser takes.
+    place.sandbox.faults.fail_calls("GetMessagesRequest", 420, "FLOOD_WAIT_2")
+    try:
+        place.sandbox.world.skip_ids(chat, 3)
+        place.sandbox.world.post(chat, "nach der Lücke")
+        visit = await visitor("admin")
+        page = visit.page
+        await visit.open("Gaps")
+        gap = page.get_by_role("table", name="Open gaps").get_by_role("row").nth(1)
+        await expect(gap).to_contain_text("Swing Trade B3")
+        await expect(gap).to_contain_text("3 ids")
+        await expect(gap.get_by_role("button", name="Sync Swing Trade B3 now")).to_be_enabled()
+        await expect(page.locator("[data-badge=gaps]")).to_contain_text("1")
+    finally:
+        place.sandbox.faults.clear()
+    await expect(page.get_by_text("No open gaps")).to_be_visible()
     visit.assert_clean()
 
 
@@ -286,14 +300,14 @@ async def test_everything_is_compared_with_telegram_on_request(visitor: Visitor)
     await visit.open("Gaps")
     await expect(page.get_by_text("No open gaps")).to_be_visible()
     await page.get_by_role("button", name="Compare everything").click()
-    await expect(page.get_by_text("Compared; ")).to_be_visible(timeout=30_000)
+    await expect(page.get_by_text("Compared; ")).to_be_visible()
     visit.assert_clean()
 
 
 async def test_a_dead_letter_is_looked_at_requeued_and_dropped(visitor: Visitor, place: Place) -> None:
     queue = f"telegram.consumer.{trading_day.CONSUMER}"
     await trading_day.give_up(place, letters=2)
-    before = await _waiting(place, queue)
+    before = await _settled(place, queue)
     visit = await visitor("admin")
     page = visit.page
     await visit.open("Dead letters")
@@ -328,7 +342,7 @@ async def test_a_token_that_may_only_read_sees_nothing_that_would_be_refused(
     visitor: Visitor, place: Place
 ) -> None:
     place.sandbox.world.post(_chat(place, "TP Sinais"), "damit es ihn gibt")
-    await place.gateway.wait_delivered(3)
+    await place.arrived(_chat(place, "TP Sinais"))
     visit = await visitor("read")
     page = visit.page
     refused: list[str] = []
@@ -353,7 +367,7 @@ async def test_a_token_for_one_chat_sees_no_other(visitor: Visitor, place: Place
     mine, other = _chat(place, "TP Sinais"), _chat(place, "Swing Trade B3")
     for chat in (mine, other):
         place.sandbox.world.post(chat, "sichtbarkeitsprobe")
-    await place.gateway.wait_delivered(3)
+        await place.arrived(chat)
     visit = await visitor("read", chats=[str(mine.marked_id)])
     page = visit.page
     await visit.open("Chats")

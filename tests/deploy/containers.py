@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import psutil
 
 from tests.deploy.compose import Service
 
-READY_SECONDS = 90.0
+READY_SECONDS = 240.0
 POLL_SECONDS = 0.2
 # The bridge between pooler and database: neither is on the other's loopback.
 BRIDGE = "10.213.64.2"
@@ -135,16 +136,23 @@ class Host:
             env={"PATH": _PATH, **(environment or {})},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def get(self, url: str) -> str:
-        """The body of an HTTP answer, from within the network."""
-        program = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())"
-        return self.run(sys.executable, "-c", program, url)
+        """The body of an HTTP answer, from within the network; waits until somebody listens there."""
+        program = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=60).read().decode())"
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                return self.run(sys.executable, "-c", program, url)
+            except AssertionError as refused:
+                if "Connection refused" not in str(refused) or time.monotonic() > deadline:
+                    raise
+            time.sleep(POLL_SECONDS)
 
     async def wait_healthy(self, service: Service) -> None:
         """Runs the service's own health check inside it until it succeeds."""

@@ -20,7 +20,7 @@ from gateway.sinks.redis import RedisSink
 from gateway.sinks.timescale import TimescaleSink
 
 SHIPPED = CONFIG_DIR / "alertmanager" / "alertmanager.yml"
-READY_SECONDS = 30.0
+READY_SECONDS = 120.0
 POLL_SECONDS = 0.1
 
 

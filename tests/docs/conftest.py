@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
@@ -21,7 +22,7 @@ from gateway.sandbox.scene import phone, populate
 from tests.api.conftest import Api, migrated
 
 MESSAGES = 40
-LIMIT_SECONDS = 270.0
+LIMIT_SECONDS = 800.0
 _NEXT = "@@@ "
 
 
@@ -85,6 +86,17 @@ def _plain_environment(directory: Path) -> dict[str, str]:
     }
 
 
+async def _stored(stack: LocalStack) -> None:
+    """Returns once the database has messages: the gateway may not have been told of any yet."""
+    connection = await asyncpg.connect(stack.postgres.dsn)
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while not await connection.fetchval("SELECT count(*) FROM telegram_gateway.messages"):
+                await asyncio.sleep(0.05)
+    finally:
+        await connection.close()
+
+
 @pytest_asyncio.fixture(scope="session")
 async def stack() -> AsyncIterator[LocalStack]:
     """The servers of these tests, with the newest schema."""
@@ -117,6 +129,7 @@ async def shell(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> 
             await gateway.start()
             await api.start()
             await sandbox.traffic.run(200, count=MESSAGES)
+            await _stored(stack)
             await gateway.wait_delivered(3)
             worker = stack.postgres.site.ports.take()
             ports = {4006: gateway.port, 4010: api.port, 4011: worker}

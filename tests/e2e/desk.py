@@ -14,7 +14,7 @@ from typing import Self
 from gateway.demo.process import GatewayProcess
 from gateway.sandbox import Sandbox
 
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 120.0
 API_HASH = "0123456789abcdef0123456789abcdef"
 NO_SINKS = {"TELEGRAM_ENABLE_DB": "false", "TELEGRAM_ENABLE_CACHE": "false", "TELEGRAM_ENABLE_QUEUE": "false"}
 
@@ -141,6 +141,15 @@ class Terminal:
         async with asyncio.timeout(ANSWER_SECONDS):
             while text not in self.shown:
                 assert not self._ended, f"it ended and never showed {text!r}: {self.shown}"
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def until_more(self) -> None:
+        """Returns once something more has been shown."""
+        shown = len(self.shown)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while len(self.shown) == shown:
+                assert not self._ended, f"it ended: {self.shown}"
                 self._changed.clear()
                 await self._changed.wait()
 

@@ -22,7 +22,7 @@ from gateway.sandbox import Chat, Sandbox, User
 from tests.e2e.desk import NO_SINKS, Desk
 
 BOT_TOKEN = "1234567:sandbox-bot-token"
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 90.0
 ACCOUNTS = ("um", "dois")
 PHONES = ("+5511999990001", "+5511999990002")
 

@@ -26,6 +26,7 @@ from gateway.localstack import LocalStack
 from gateway.sandbox import Sandbox
 from gateway.sandbox.scene import Scene, phone, populate
 from gateway.sandbox.users import User
+from tests.e2e.clock import Clock, ticking
 from tests.e2e.conftest import Rig
 from tests.e2e.desk import NO_SINKS, Desk
 
@@ -33,7 +34,7 @@ WATCHDOG_SECONDS = 3
 # Longer than one batch may be on its way without a reason (gateway.telegram.account.STUCK_SECONDS).
 HELD_UP_SECONDS = 35.0
 NOTICED_SECONDS = 90.0
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 RATE = 150.0
 
 # Stands in for a disk that fails, below the whole process: once the file exists, what the journal writes does
@@ -64,9 +65,10 @@ disk = Disk()
 
 
 class Systemd:
-    """The service manager's side of the watchdog."""
+    """The service manager's side of the watchdog; it does not count what the machine itself stands still."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         name = f"gateway-test-{uuid.uuid4()}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
@@ -78,20 +80,23 @@ class Systemd:
     async def watching(self) -> AsyncIterator[None]:
         """Keeps reading, as a full socket would be nobody's sign of life."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._socket, self._read)
+        loop.add_reader(self._socket, self._read_all)
         try:
             yield
         finally:
             loop.remove_reader(self._socket)
             self._socket.close()
 
-    def _read(self) -> None:
-        if self._socket.recv(65536) == b"WATCHDOG=1":
-            self._signs.append(time.monotonic())
+    def _read_all(self) -> None:
+        with suppress(BlockingIOError):
+            while sign := self._socket.recv(65536):
+                if sign == b"WATCHDOG=1":
+                    self._signs.append(self._clock.time())
 
     def longest_silence(self, seconds: float) -> float:
         """Between two signs of life in the last `seconds`."""
-        now = time.monotonic()
+        self._read_all()
+        now = self._clock.time()
         signs = [now - seconds, *(sign for sign in self._signs if sign > now - seconds), now]
         return max(after - before for before, after in pairwise(signs))
 
@@ -122,8 +127,7 @@ async def assert_full_and_alive(gateway: GatewayProcess, systemd: Systemd, secon
     assert gateway.log().count('"event": "journal_full"') == 1
     await asyncio.sleep(seconds)
     assert systemd.longest_silence(seconds) < WATCHDOG_SECONDS
-    after = await gateway.status()
-    assert after is not None
+    after = await status_until(gateway, lambda _: True)
     assert (after["journal"]["last_seq"], after["journal"]["full"]) == (last, True)
     assert after["accounts"][0]["state"] == "connected"
 
@@ -153,9 +157,10 @@ async def world(directory: Path, *, accounts: int = 1) -> AsyncIterator[tuple[Sa
 
 @pytest_asyncio.fixture
 async def systemd() -> AsyncIterator[Systemd]:
-    manager = Systemd()
-    async with manager.watching():
-        yield manager
+    async with ticking() as clock:
+        manager = Systemd(clock)
+        async with manager.watching():
+            yield manager
 
 
 @pytest.fixture
@@ -170,7 +175,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("mounting a small file system needs root")
     yield place
-    subprocess.run(["umount", str(place)], check=True)
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 async def test_a_journal_at_its_limit_and_a_silent_line_are_noticed_and_mended_without_a_loss(
@@ -298,10 +303,13 @@ async def test_a_disk_that_fails_ends_the_process_and_the_next_one_misses_nothin
 
 
 async def test_a_slow_consumer_and_a_blocked_broker_hold_up_nobody_else(rig: Rig) -> None:
-    async def lags() -> dict[str, int]:
-        status = await rig.gateway.status()
-        assert status is not None
+    def lags(status: dict[str, Any]) -> dict[str, int]:
         return {sink["name"]: sink["lag_events"] for sink in status["sinks"]}
+
+    def held_up_alone(status: dict[str, Any]) -> bool:
+        waiting = lags(status)
+        held_up = waiting.pop("rabbitmq")
+        return held_up > 3 * RATE and max(waiting.values()) < held_up / 2
 
     rabbitmq = rig.stack.rabbitmq
     async with await aio_pika.connect(rabbitmq.url) as broker:
@@ -320,10 +328,11 @@ async def test_a_slow_consumer_and_a_blocked_broker_hold_up_nobody_else(rig: Rig
         try:
             await rig.sandbox.traffic.start(RATE)
             await status_until(rig.gateway, lambda status: status["journal"]["last_seq"] > 4 * RATE)
-            assert len(taken) == 1
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while max((await lags()).values()) > RATE / 10:
+                while not taken:
                     await asyncio.sleep(POLL_SECONDS)
+            await status_until(rig.gateway, lambda status: max(lags(status).values()) <= RATE / 10)
+            assert len(taken) == 1
 
             await rabbitmq.control("set_vm_memory_high_watermark", "absolute", "1000")
             try:
@@ -337,15 +346,14 @@ async def test_a_slow_consumer_and_a_blocked_broker_hold_up_nobody_else(rig: Rig
                 )
                 assert '"degraded"' in await fetch(rig.gateway, "/health")
                 await asyncio.sleep(4)
-                waiting = await lags()
-                held_up = waiting.pop("rabbitmq")
-                assert held_up > 3 * RATE
-                assert max(waiting.values()) < held_up / 2
+                await status_until(rig.gateway, held_up_alone)
             finally:
                 await rabbitmq.control("set_vm_memory_high_watermark", "absolute", "768MB")
+            # With traffic, all is delivered at some moments only, and on a busy machine perhaps at none.
+            await status_until(rig.gateway, lambda status: lags(status)["rabbitmq"] < RATE)
+            await rig.sandbox.traffic.stop()
             await rig.gateway.wait_delivered(sinks=3)
             assert "telegram_gateway_rabbitmq_connection_blocked 0.0" in await fetch(rig.gateway, "/metrics")
-            await rig.sandbox.traffic.stop()
             await rig.assert_everything_arrived()
         finally:
             await slow.delete(if_unused=False, if_empty=False)

@@ -151,7 +151,8 @@ def scan(terminal_text: str, desk: Desk, user: User) -> None:
 async def test_a_drawn_qr_code_that_is_scanned_logs_in(desk: Desk, phone: str, name: str) -> None:
     async with desk.terminal("login", "--qr", "--password", PASSWORD) as terminal:
         await terminal.until("tg://login?token=")
-        await terminal.until("\n")
+        while not re.search(QR_ADDRESS.pattern + r"\s", terminal.shown):
+            await terminal.until_more()  # a terminal shows a line piece by piece
         drawn = [line for line in terminal.shown.splitlines() if re.search("[█▀▄]{5}", line)]
         assert len(drawn) > 15, terminal.shown
         scan(terminal.shown, desk, person(desk, phone))

@@ -17,9 +17,10 @@ from gateway.sandbox import Media, Sandbox
 from gateway.sandbox.chats import Chat
 from gateway.sandbox.messages import Message
 from gateway.sandbox.scene import Scene, phone, populate
+from tests.e2e.clock import Clock, ticking
 from tests.e2e.desk import NO_SINKS, Desk
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 PART = 128 << 10
 MEGABYTE = 1 << 20
 
@@ -36,6 +37,7 @@ class Archive:
     scene: Scene
     desk: Desk
     directory: Path
+    clock: Clock
 
     @property
     def channel(self) -> Chat:
@@ -84,19 +86,20 @@ class Archive:
         await until(lambda: len(self.offsets(message)) >= parts, PATIENCE_SECONDS, enough)
 
     async def journaled(self) -> int:
-        status = await self.desk.gateway.status()
-        assert status is not None
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (status := await self.desk.gateway.status()) is None:
+                await asyncio.sleep(0.005)
         return int(status["journal"]["last_seq"])
 
     async def takes_in(self, text: str) -> float:
         """Posts a text; returns after how many seconds it was in the journal."""
         before = await self.journaled()
-        started = time.monotonic()
+        started = self.clock.time()
         self.sandbox.world.post(self.channel, text)
         while await self.journaled() == before:
-            assert time.monotonic() - started < PATIENCE_SECONDS, "the message was not taken in"
+            assert self.clock.time() - started < PATIENCE_SECONDS, "the message was not taken in"
             await asyncio.sleep(0.005)
-        return time.monotonic() - started
+        return self.clock.time() - started
 
     async def metric(self, name: str) -> float:
         """The value of a sample, 0.0 while it does not exist."""
@@ -128,7 +131,7 @@ async def root(*command: str) -> None:
 
 @pytest_asyncio.fixture
 async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
-    async with Sandbox(state_dir=tmp_path / "sandbox") as sandbox:
+    async with Sandbox(state_dir=tmp_path / "sandbox") as sandbox, ticking() as clock:
         scene = populate(sandbox.world)
         directory = tmp_path / "media"
         desk = Desk(
@@ -136,7 +139,7 @@ async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
             sandbox,
             {**NO_SINKS, "TELEGRAM_MEDIA_DIR": str(directory), "TELEGRAM_MEDIA_MIN_FREE": "0"},
         )
-        archive = Archive(sandbox, scene, desk, directory)
+        archive = Archive(sandbox, scene, desk, directory, clock)
         try:
             await desk.gateway.login(phone(0))
             yield archive
@@ -207,9 +210,9 @@ async def test_a_download_goes_on_where_it_was_interrupted(archive: Archive) -> 
         await archive.desk.gateway.start(wait=False)
 
     async def stop() -> None:
-        started = time.monotonic()
+        started = archive.clock.time()
         assert await archive.desk.gateway.stop() == 0
-        assert time.monotonic() - started < 5, "the stop waited for the download"
+        assert archive.clock.time() - started < 5, "the stop waited for the download"
         await archive.desk.gateway.start(wait=False)
 
     async def lose_connection() -> None:
@@ -293,15 +296,16 @@ async def test_files_of_another_data_centre_arrive_also_when_the_line_to_it_brea
 async def test_flood_waits_and_lost_answers_hold_up_downloads_and_nothing_else(archive: Archive) -> None:
     await archive.start()
     archive.sandbox.faults.fail_calls("GetFileRequest", 420, "FLOOD_WAIT_4", times=1)
-    started = time.monotonic()
+    started = archive.clock.time()
+    began = time.monotonic()
     message = archive.post(noise(1000))
     await until(
         lambda: archive.sandbox.faults.injected["rpc_error"] > 0, PATIENCE_SECONDS, "nothing was asked"
     )
     await archive.takes_in("COMPRA PETR4")
-    assert time.monotonic() - started < 3
+    assert archive.clock.time() - started < 3
     await archive.arrives(message)
-    assert time.monotonic() - started >= 4
+    assert time.monotonic() - began >= 4
     assert len(archive.offsets(message)) == 1
     archive.sandbox.faults.lose_answers("GetFileRequest", times=1)
     unanswered = archive.post(noise(1000, 2))
@@ -309,7 +313,7 @@ async def test_flood_waits_and_lost_answers_hold_up_downloads_and_nothing_else(a
         lambda: archive.sandbox.faults.injected["lose_answer"] > 0, PATIENCE_SECONDS, "nothing was asked"
     )
     assert await archive.takes_in("VENDA VALE3") < 3
-    await archive.arrives(unanswered, within=60)
+    await archive.arrives(unanswered)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk small enough to fill")
@@ -330,4 +334,4 @@ async def test_a_full_disk_stops_downloads_alone_and_they_go_on_when_there_is_ro
         await archive.metric_becomes("telegram_gateway_media_paused", 0)
     finally:
         await archive.desk.gateway.close()
-        await root("umount", str(archive.directory))
+        await root("umount", "--lazy", str(archive.directory))

@@ -22,6 +22,8 @@ from tests.e2e.desk import API_HASH, NO_SINKS, Answer, Desk
 PHONE = phone(0)
 CODE = "54321"
 PASSWORD = "senha-de-duas-etapas"
+PATIENCE_SECONDS = 90.0
+EXAMINATIONS = 3  # a server that a busy machine lets answer too late is told as one that does not answer
 SINKS = ("timescaledb", "redis", "rabbitmq")
 
 # CONTRACT's list, each name with the labels a dashboard asks by.
@@ -76,7 +78,7 @@ class Watched(Desk):
 
     async def until(self, path: str, **wanted: object) -> dict[str, object]:
         """The first answer of `path` that says what is wanted."""
-        async with self.http() as http, asyncio.timeout(30):
+        async with self.http() as http, asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 async with http.get(path) as answer:
                     body = msgspec.json.decode(await answer.read(), type=dict[str, object])
@@ -116,11 +118,16 @@ async def live(desk: Watched, stack: LocalStack) -> None:
     await stack.redis.kill()
     try:
         await desk.sandbox.traffic.run(200, count=100)
-        degraded = await desk.until("/health", status="degraded")
-        assert degraded["http"] == 200
-        assert any("sink redis is down" in problem for problem in degraded["problems"])  # type: ignore[attr-defined]
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            # The lost connection may be told of first.
+            while "sink redis is down" not in str((await desk.until("/health"))["problems"]):
+                await asyncio.sleep(0.05)
+        assert (await desk.until("/health", status="degraded"))["http"] == 200
     finally:
         await stack.redis.start()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not {"420", "500"} <= await rpc_errors(desk):
+            await asyncio.sleep(0.05)
     await desk.gateway.wait_delivered(sinks=3)
     await desk.until("/health", status="healthy")
 
@@ -135,6 +142,15 @@ async def samples(desk: Watched) -> list[tuple[str, dict[str, str], float]]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     ]
+
+
+async def rpc_errors(desk: Watched) -> set[str]:
+    """The codes of Telegram's error answers so far."""
+    return {
+        labels["code"]
+        for name, labels, value in await samples(desk)
+        if name == "telegram_gateway_rpc_errors_total" and value
+    }
 
 
 async def test_every_metric_of_the_contract_has_data_after_traffic(watched: Watched) -> None:
@@ -211,7 +227,10 @@ async def test_healthy_ready_and_status_agree(watched: Watched) -> None:
 
 
 async def test_doctor_finds_nothing_wrong_with_the_whole_stack(watched: Watched) -> None:
-    answer = await watched.run("doctor")
+    for _ in range(EXAMINATIONS):
+        answer = await watched.run("doctor")
+        if answer.code == 0:
+            break
     assert answer.code == 0, answer.text
     assert all(line.startswith("ok ") for line in answer.lines), answer.text
     for check in (
@@ -271,18 +290,21 @@ async def test_doctor_names_each_broken_thing_with_what_to_do(watched: Watched, 
         async with two_at_a_time:
             return await watched.run("doctor", environment=changes)
 
-    answers = await asyncio.gather(*(examine(changes) for changes, _, _ in broken.values()))
-    unclear = {}
-    for (case, (_, check, advice)), answer in zip(broken.items(), answers, strict=True):
-        failed = [line for line in answer.lines if line.startswith("FAIL ")]
-        if (
-            answer.code != 78
-            or not any(line.startswith(f"FAIL {check}: ") and advice in line for line in failed)
-            or len(failed) > 2
-            or len(failed) + sum(line.startswith("ok ") for line in answer.lines) != len(answer.lines)
-            or "hunter2" in answer.text
-        ):
-            unclear[case] = answer.text
+    unclear = dict.fromkeys(broken, "")
+    for _ in range(EXAMINATIONS):
+        asked = {case: broken[case] for case in unclear}
+        answers = await asyncio.gather(*(examine(changes) for changes, _, _ in asked.values()))
+        unclear = {}
+        for (case, (_, check, advice)), answer in zip(asked.items(), answers, strict=True):
+            failed = [line for line in answer.lines if line.startswith("FAIL ")]
+            assert "hunter2" not in answer.text
+            if (
+                answer.code != 78
+                or not any(line.startswith(f"FAIL {check}: ") and advice in line for line in failed)
+                or len(failed) > 2
+                or len(failed) + sum(line.startswith("ok ") for line in answer.lines) != len(answer.lines)
+            ):
+                unclear[case] = answer.text
     assert not unclear, "\n".join(unclear.values())
 
 
@@ -302,8 +324,11 @@ async def test_doctor_tells_a_schema_of_another_version(watched: Watched, stack:
 
 
 async def test_doctor_without_servers_checks_what_is_switched_on(watched: Watched) -> None:
-    answer = await watched.run("doctor", environment=NO_SINKS)
-    assert answer.code == 0
+    for _ in range(EXAMINATIONS):
+        answer = await watched.run("doctor", environment=NO_SINKS)
+        if answer.code == 0:
+            break
+    assert answer.code == 0, answer.text
     assert "redis" not in answer.text
 
 

@@ -9,9 +9,10 @@ import aiohttp
 import asyncpg
 import pytest
 
-from gateway.demo.process import ProcessError
+from gateway.demo.process import POLL_SECONDS, ProcessError
 from tests.e2e.conftest import Rig
 
+PATIENCE_SECONDS = 120.0
 REFUSE = (
     "ALTER TABLE telegram_gateway.messages "
     "ADD CONSTRAINT no_poison CHECK (text NOT LIKE '%veneno%') NOT VALID"
@@ -36,9 +37,18 @@ async def listed(rig: Rig) -> list[dict[str, Any]]:
 
 async def delivered(rig: Rig, events: int) -> None:
     """Returns once every sink has (or has refused) that many events."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await rig.consumer.wait_for(events)
     await rig.gateway.wait_delivered(sinks=3)
+
+
+async def until_database(rig: Rig, *, up: bool) -> dict[str, Any]:
+    """The first status that calls the database so."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while (status := await rig.gateway.status()) is None or status["sinks"][0]["up"] is not up:
+            await asyncio.sleep(POLL_SECONDS)
+    assert status["sinks"][0]["name"] == "timescaledb"
+    return status
 
 
 async def gauge(rig: Rig, name: str, sink: str) -> float:
@@ -92,7 +102,7 @@ async def test_a_refused_record_waits_in_quarantine_until_it_is_delivered_or_dro
     await rig.gateway.kill()
     await rig.gateway.start()
     await database.execute(ACCEPT)
-    cursor = (await rig.gateway.status() or {})["sinks"][0]["cursor"]
+    cursor = (await until_database(rig, up=True))["sinks"][0]["cursor"]
     one = await rig.gateway.command("quarantine", "retry", "--seq", str(found[0]["seq"]))
     assert one.splitlines()[-1] == "1 delivered, 0 refused again"
     rest = await rig.gateway.command("quarantine", "retry", "--sink", "timescaledb")
@@ -132,6 +142,7 @@ async def test_what_cannot_be_retried_says_why(
     await rig.stack.pgbouncer.kill()
     try:
         rig.sandbox.world.post(rig.scene.chats[0], "mais")
+        await until_database(rig, up=False)
         with pytest.raises(ProcessError, match=r"sink timescaledb is down.*retry once it is up"):
             await rig.gateway.command("quarantine", "retry")
     finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ PHONE = "+5511999990001"
 SECOND_PHONE = "+5511999990002"
 CODE = "12345"
 KEY = "correct horse battery staple"
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 90.0
 
 # Every way in which Telegram says that a session is over (https://core.telegram.org/api/errors).
 FINAL = {
@@ -117,10 +118,11 @@ async def test_a_running_gateway_backs_up_by_itself_and_is_not_restored_under_it
     await desk.gateway.login(PHONE, CODE)
     for made_at_login in backups(desk):
         made_at_login.unlink()
+    began = time.time()
     await desk.gateway.start()
     made_at = await until_metric(desk, "session_backup_timestamp_seconds")
     (backup,) = backups(desk)
-    assert abs(made_at - backup.stat().st_mtime) < 5
+    assert began - 1 < made_at < backup.stat().st_mtime + 1
     more = await desk.run("session", "backup")
     assert more.code == 0, more.text
     assert len(backups(desk)) == 2
@@ -297,7 +299,7 @@ async def test_a_dead_account_beside_a_living_one_shows_in_the_metrics(desk: Des
     both.sandbox.faults.auth_key_duplicated(person(both))
     try:
         await both.gateway.start()
-        assert await metric(both, "session_dead", "dead") == 1
+        assert await until_metric(both, "session_dead", "dead") == 1
         assert await metric(both, "session_dead", "living") == 0
         (complaint,) = complaints(both.gateway.log())
         assert complaint["account"] == "dead"

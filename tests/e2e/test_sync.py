@@ -16,7 +16,7 @@ from gateway.sandbox.chats import Chat
 from tests.api.conftest import running_api
 from tests.e2e.conftest import Rig
 
-PATIENCE_SECONDS = 40.0
+PATIENCE_SECONDS = 120.0
 
 
 class Office:

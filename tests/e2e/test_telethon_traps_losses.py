@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.sandbox import Chat
-from tests.e2e.bare_client import SideBySide, side_by_side, until
+from tests.e2e.bare_client import PATIENCE_SECONDS, SideBySide, side_by_side, until
 
 CHANNEL_DIFFERENCE = "GetChannelDifferenceRequest"
 ACCOUNT_DIFFERENCE = "GetDifferenceRequest"
@@ -177,7 +177,7 @@ async def test_an_object_of_a_newer_layer_in_a_difference_ends_the_connection(
             both.sandbox.faults.garble_answers(CHANNEL_DIFFERENCE, times=1, auth_key_id=key)
         both.lose(channel, "1")
         both.post(channel, "2")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await bare.client.disconnected
         both.post(both.elsewhere, "after")
         await both.assert_gateway_has(channel, both.elsewhere)

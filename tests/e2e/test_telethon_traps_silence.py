@@ -71,7 +71,10 @@ async def test_a_server_that_is_down_for_a_minute_is_given_up(both: SideBySide) 
         async with asyncio.TaskGroup() as group:
             insisting = group.create_task(hurried(insist))
             await connected.wait()
+            # Up again, it refuses those that have not given up yet.
+            both.sandbox.faults.refuse_connections(600)
             await both.sandbox.restart(DOWN_SECONDS)
+        both.sandbox.faults.clear()
         assert insisting.result() < 60, "connection_retries=5 is the default"
         both.post(both.friend, "here again")
         await both.assert_gateway_has(both.friend)

@@ -72,11 +72,14 @@ async def test_a_consumer_that_is_killed_in_the_middle_of_a_batch_does_everythin
     chance = random.Random(9)
     await rig.declare()
     events = [new(number, channel=f"-100{number % 7}") for number in range(1, 401)]
-    await rig.everywhere(*events)
-    for share in (60, 220):
+    # In parts, so that each process has something to do, however late its predecessor was killed.
+    parts = (events[:180], events[180:320], events[320:])
+    for part, share in zip(parts, (60, 220), strict=False):
+        await rig.everywhere(*part)
         async with process(rig, kind, HARMLESS):
             await until(lambda share=share: _reached(rig, share))  # type: ignore[misc]
             await asyncio.sleep(chance.random() * 0.02)
+    await rig.everywhere(*parts[-1])
     async with process(rig, kind, HARMLESS) as last:
         await until(lambda: rig.all_in("published", 400))
         last.terminate()

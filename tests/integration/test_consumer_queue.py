@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -56,15 +57,17 @@ async def test_each_chat_is_handled_in_order_one_event_at_a_time_and_chats_side_
         busy.remove(event.channel_id)
 
     events = [new(number, channel=chat(chance.randrange(8))) for number in range(1, 301)]
+    # They wait for the consumer already: chats are side by side however slowly events come in.
+    await rig.declare()
+    await rig.publish(*events)
     async with rig.running(consumer(rig, attempts=50, concurrency=4), handle):
-        await rig.publish(*events)
         await until(lambda: rig.all_in("published", 300))
     expected: dict[str, list[int]] = defaultdict(list)
     for event in events:
         expected[event.channel_id].append(event.message_id)
     assert order == expected
     assert 2 <= most <= 4
-    assert await rig.waiting() == 0
+    await until(lambda: _waiting(rig, 0))
     assert rig.metric("handled_total", outcome="handled") == 300
     assert rig.metric("retries_total") > 0
 
@@ -78,11 +81,11 @@ async def test_what_comes_twice_is_handled_once(rig: ConsumerRig) -> None:
     first = new(1)
     events = [first, edited(1, "a"), edited(1, "b", seconds=1), new(2), deleted(2)]
     kinds = ("message.new", "message.edited", "message.deleted")
-    for _ in range(2):
+    for received in (10, 20):
         async with rig.running(consumer(rig, kinds=kinds), handle):
             await rig.publish(*events)
             await rig.publish(*reversed(events))
-            await until(lambda: rig.metric("received_total", source="queue") % 10 == 0)
+            await until(lambda all=received: rig.metric("received_total", source="queue") == all)  # type: ignore[misc]
             await until(lambda: rig.metric("in_flight") == 0)
     assert sorted(handled) == sorted(event.id for event in events)
     assert await rig.states() == {1: "published", 2: "published"}
@@ -108,12 +111,14 @@ async def test_the_mark_in_redis_follows_the_effect(rig: ConsumerRig) -> None:
 
     event = new(1)
     key = f"telegram:dedup:{rig.name}:{event.chat_key}:1"
+    started = time.monotonic()
     async with rig.running(consumer(rig), handle):
         await rig.publish(event)
         await until(lambda: rig.all_in("published", 1))
         await until(lambda: rig.metric("in_flight") == 0)
     assert await rig.redis.get(key) == event.id
-    assert 7190 < await rig.redis.ttl(key) <= 7200
+    left = await rig.redis.ttl(key)
+    assert 7199 - (time.monotonic() - started) <= left <= 7200
 
 
 async def test_only_the_kinds_and_chats_that_were_asked_for_come(rig: ConsumerRig) -> None:
@@ -132,7 +137,7 @@ async def test_only_the_kinds_and_chats_that_were_asked_for_come(rig: ConsumerRi
         await until(lambda: rig.metric("in_flight") == 0)
     assert sorted(handled) == sorted(event.id for event in wanted)
     assert rig.metric("handled_total", outcome="unwanted") == 1
-    assert await rig.waiting() == 0
+    await until(lambda: _waiting(rig, 0))
 
 
 async def test_after_three_attempts_an_event_is_parked_with_the_reason_and_the_chat_goes_on(
@@ -239,7 +244,7 @@ async def test_a_body_that_is_no_event_is_parked_and_never_loops(rig: ConsumerRi
         await until(lambda: rig.metric("parked_total", why="unreadable") == 1)
         await until(lambda: rig.all_in("published", 1))
     assert handled == [7]
-    assert await rig.waiting() == 0
+    await until(lambda: _waiting(rig, 0))
     (letter,) = await rig.letters()
     assert letter.body == body
     assert letter.headers["x-reason"]
@@ -281,7 +286,7 @@ async def test_a_chat_that_waits_for_a_retry_does_not_hold_up_the_others(rig: Co
         await until(lambda: len(handled) == 60)
         assert handled == list(range(61, 121))
         assert rig.metric("retries_total") == 1
-    assert await rig.waiting() == 60
+    await until(lambda: _waiting(rig, 60))
 
 
 async def test_a_queue_per_chat_keeps_chats_apart(rig: ConsumerRig) -> None:
@@ -299,9 +304,10 @@ async def test_a_queue_per_chat_keeps_chats_apart(rig: ConsumerRig) -> None:
     async with await aio_pika.connect(rig.stack.rabbitmq.url) as connection:
         channel = await connection.channel()
         for each in chats:
-            queue = await channel.declare_queue(f"{rig.queue}.{each}", passive=True)
-            left = await channel.queue_delete(f"{rig.queue}.{each}")
-            assert (left.message_count, queue.name) == (10 if each == chat(1) else 0, queue.name)
+            left = 10 if each == chat(1) else 0
+            # What was out with the consumer is back a moment after it has gone.
+            await until(lambda queue=f"{rig.queue}.{each}", left=left: _waiting(rig, left, queue))  # type: ignore[misc]
+            await channel.queue_delete(f"{rig.queue}.{each}")
 
 
 async def test_connections_that_are_cut_at_any_moment_lose_nothing_and_repeat_nothing(
@@ -319,9 +325,12 @@ async def test_connections_that_are_cut_at_any_moment_lose_nothing_and_repeat_no
         url = rig.stack.rabbitmq.url.replace(f":{rig.stack.rabbitmq.port}/", f":{proxy.proxy_port}/")
         async with rig.running(consumer(rig, rabbitmq_url=url), handle):
             await rig.publish(*(new(number, channel=chat(number % 5)) for number in range(1, 401)))
-            for share in (50, 120, 200, 300):
+            for cuts, share in enumerate((50, 120, 200, 300), 1):
                 await until(lambda share=share: len(handled) >= share)  # type: ignore[misc]
+                # There must be a connection to cut: it may still be on its way back.
+                await until(lambda: rig.metric("queue_connected") == 1)
                 await proxy.disconnect_all()
+                await until(lambda cuts=cuts: rig.metric("reconnects_total") >= cuts)  # type: ignore[misc]
             await until(lambda: rig.all_in("published", 400))
     assert sorted(handled) == list(range(1, 401))
     assert all(numbers == sorted(numbers) for numbers in order.values())
@@ -450,9 +459,13 @@ async def test_a_queue_that_was_declared_otherwise_is_named(rig: ConsumerRig) ->
         channel = await connection.channel()
         await channel.declare_queue(rig.queue, durable=True, arguments={"x-queue-type": "quorum"})
     with pytest.raises(ConfigurationError, match="declared otherwise"):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await consumer(rig).run(_nothing)
 
 
 async def _nothing(event: Event) -> None:
     return
+
+
+async def _waiting(rig: ConsumerRig, count: int, queue: str | None = None) -> bool:
+    return await rig.waiting(queue) == count

@@ -115,7 +115,7 @@ async def test_dead_letters_of_both_ways_are_what_the_document_says(rabbitmq_url
 
 
 async def _next(queue: aio_pika.abc.AbstractQueue, *, no_ack: bool = True) -> AbstractIncomingMessage:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while (message := await queue.get(no_ack=no_ack, fail=False)) is None:
             await asyncio.sleep(0.02)
     return message

@@ -23,11 +23,12 @@ from gateway.dead_letters import QUEUE, DeadLetters, Selection
 from gateway.errors import ConfigurationError, DeadLettersBusy, SinkUnavailable
 from gateway.event import decode, encode
 from gateway.localstack.stack import CONFIG_DIR
+from tests.patience import patience
 from tests.sink_events import new
 
 DLX = "telegram.messages.dlx"
 NOW = datetime(2026, 11, 21, 10, 30, tzinfo=UTC)
-DEADLINE = 15.0  # seconds
+DEADLINE = 60.0  # seconds
 POLL = 0.02
 
 
@@ -120,7 +121,8 @@ async def desk(rabbitmq_url: str) -> AsyncIterator[Desk]:
     async with connection:
         here = Desk(await connection.channel(), rabbitmq_url)
         await here.clear()
-        yield here
+        with patience():
+            yield here
         await here.clear()
 
 
@@ -182,9 +184,9 @@ async def test_a_look_does_not_make_a_letter_live_longer(desk: Desk) -> None:
     await desk.park(1, expiration=timedelta(seconds=1.5))
     await desk.park(2)
     started = asyncio.get_running_loop().time()
+    # Each look begins before the life that it might have begun anew is over: it would never end.
     while (await desk.letters.list()).total == 2:
         assert asyncio.get_running_loop().time() < started + DEADLINE
-    assert asyncio.get_running_loop().time() - started < 10
     assert numbers(await desk.drained()) == [2]
 
 
@@ -345,7 +347,7 @@ async def test_a_letter_parked_while_somebody_requeues_is_behind_the_others(desk
     assert numbers(await desk.drained()) == [*range(1, 41, 2), *range(41, 61)]
 
 
-@pytest.mark.parametrize("moment", [0.02, 0.05, 0.1])
+@pytest.mark.parametrize("moment", [0.02, 0.15, 0.4])
 async def test_a_connection_that_is_lost_in_the_middle_loses_no_letter(desk: Desk, moment: float) -> None:
     queue = await desk.consumer("ana")
     for message in range(1, 101):
@@ -353,6 +355,7 @@ async def test_a_connection_that_is_lost_in_the_middle_loses_no_letter(desk: Des
     broker = urlsplit(desk.url)
     async with TCPProxy(broker.hostname, broker.port) as proxy:
         there = broker._replace(netloc=f"{broker.username}:{broker.password}@127.0.0.1:{proxy.proxy_port}")
+        proxy.set_delay(0, 0.01)  # for each confirm: all of them take a second, and the cut is in the middle
         requeuing = asyncio.create_task(DeadLetters(there.geturl()).requeue(Selection()))
         async with asyncio.timeout(DEADLINE):
             while await desk.ready(queue.name) < 5:
@@ -361,6 +364,10 @@ async def test_a_connection_that_is_lost_in_the_middle_loses_no_letter(desk: Des
         await proxy.disconnect_all()
         with pytest.raises(SinkUnavailable, match="back in the queue"):
             await requeuing
+    # The broker gives back what was in hand once it has noticed; every letter is in one of the two then.
+    async with asyncio.timeout(DEADLINE):
+        while await desk.ready() + await desk.ready(queue.name) < 100:
+            await asyncio.sleep(POLL)
     await desk.letters.requeue(Selection())
     assert (await desk.letters.list()).total == 0
     found = Counter(numbers(await desk.drained(queue.name)))
@@ -389,6 +396,7 @@ async def test_letters_that_a_killed_operator_had_in_hand_come_back(desk: Desk) 
     assert await desk.ready() == 0
     process.kill()
     await process.wait()
+    await desk.until(5)  # once the broker has noticed
     assert (await desk.letters.list()).total == 5
 
 

@@ -16,7 +16,7 @@ from tests import old_stack
 from tests.migration_rig import Move, ended, in_background, moving
 
 PHONE = "+5511999990001"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -72,7 +72,7 @@ async def both(stack: LocalStack, tmp_path: Path) -> AsyncIterator[Both]:
             "TELEGRAM_API_HASH": "sandbox",
             "TELEGRAM_SERVER": f"{sandbox.host}:{sandbox.port}",
             "TELEGRAM_SERVER_PUBLIC_KEY": str(sandbox.public_key_path),
-            "TELEGRAM_METRICS_ADDR": "127.0.0.1:14106",
+            "TELEGRAM_METRICS_ADDR": f"127.0.0.1:{stack.postgres.site.ports.take()}",
             "TELEGRAM_ENABLE_CACHE": "false",
             "TELEGRAM_ENABLE_QUEUE": "false",
         }

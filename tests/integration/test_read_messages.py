@@ -15,6 +15,8 @@ from gateway.read.highlight import snippet, utf16
 from tests.read_rig import ReadRig, read_rig
 from tests.sink_events import CHANNEL, deleted, edited, new
 
+# One rig for all examples, which each find their own way; and a busy machine is no slow strategy.
+IN_THE_RIG = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 CHATS = [ChatRef(CHANNEL), ChatRef("-1001700000042"), ChatRef("77", 42)]
 POSTED = datetime(2026, 5, 4, 12, 30, tzinfo=UTC)
 
@@ -50,7 +52,7 @@ FILTERS = st.builds(
 
 
 @given(FILTERS, st.integers(1, 7), st.lists(st.integers(0, 9), max_size=4))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=IN_THE_RIG)
 async def test_paging_gives_each_message_once_while_others_come_in(
     rig: ReadRig, wanted: MessageFilter, limit: int, inserted: list[int]
 ) -> None:
@@ -200,7 +202,7 @@ async def test_hits_are_places_of_the_text_as_it_was_written(
 
 
 @given(st.text(st.sampled_from("aAáÁçõoeOESs <>-&/@.\x02\x03🚀ß İÇ4"), min_size=1, max_size=40))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=IN_THE_RIG)
 async def test_a_hit_is_where_the_word_is_or_nowhere(rig: ReadRig, noise: str) -> None:
     text = f"{noise} petr4 {noise}"
     await rig.database.execute("TRUNCATE telegram_gateway.messages, telegram_gateway.message_arrivals")

@@ -49,6 +49,11 @@ class Explained:
 async def database() -> AsyncIterator[Explained]:
     """A server of its own, for its tables are full."""
     async with LocalStack(servers=("postgres", "pgbouncer")) as stack:
+        # Plans go by what `fill` has counted, whether or not autovacuum comes by.
+        admin = await asyncpg.connect(stack.postgres.admin_dsn)
+        await admin.execute("ALTER SYSTEM SET autovacuum = off")
+        await admin.execute("SELECT pg_reload_conf()")
+        await admin.close()
         connection = await connect_direct(stack.postgres.dsn)
         await Migrator(connection, load_migrations()).migrate(lambda _: None)
         await fill(connection, ROWS)
@@ -143,13 +148,12 @@ async def test_a_consumer_that_is_nearly_done_is_asked_as_fast_as_a_new_one(data
     loop = asyncio.get_running_loop()
 
     async def seconds(consumer: str) -> float:
-        times = []
-        for _ in range(10):
-            started = loop.time()
-            await reader.unprocessed(consumer, limit=20)
-            times.append(loop.time() - started)
-        return min(times)
+        started = loop.time()
+        await reader.unprocessed(consumer, limit=20)
+        return loop.time() - started
 
     while (await reader.unprocessed("tp-capital", limit=20)).messages == []:
         pass  # its mark is on its way
-    assert await seconds("tp-capital") < 5 * await seconds("new-consumer")
+    # In turn, so that a busy moment of the machine is one for both.
+    times = [(await seconds("tp-capital"), await seconds("new-consumer")) for _ in range(20)]
+    assert min(done for done, _ in times) < 5 * min(new for _, new in times)

@@ -19,6 +19,7 @@ from tests.sink_events import CHANNEL, days_ago, deleted, edited, new
 
 OTHER = "-1001700000042"
 CHAT = ChatRef(CHANNEL)
+IN_THE_RIG = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]  # a busy machine is no slow strategy
 
 
 @pytest.fixture
@@ -62,18 +63,21 @@ async def test_a_message_whose_transaction_ends_last_is_not_skipped(stack: Local
     await rig.advance()
     assert await rig.unprocessed() == [1]
     await rig.reader.mark_processed("x", done(1))
-    await rig.advance()
+    async with asyncio.timeout(60):
+        while await rig.mark() is None:
+            await rig.advance()
     assert await rig.unprocessed() == []
-    assert await rig.mark() is not None
 
 
 async def test_what_was_passed_over_stays_unprocessed(rig: ReadRig) -> None:
     await rig.store(*(new(number) for number in range(1, 301)))
     await rig.reader.mark_processed("x", done(*(n for n in range(1, 301) if n % 100)))
-    await rig.advance()
-    assert await rig.unprocessed(limit=2) == [100, 200, 300]
     newest = await rig.database.fetchval("SELECT max(arrival) FROM telegram_gateway.message_arrivals")
-    assert await rig.mark() == newest - 1
+    await rig.advance()
+    async with asyncio.timeout(60):
+        while await rig.mark() != newest - 1:  # whatever else has a transaction, as autovacuum, holds it up
+            await rig.advance()
+    assert await rig.unprocessed(limit=2) == [100, 200, 300]
     await rig.reader.mark_processed("x", done(100))
     assert await rig.unprocessed() == [200, 300]
 
@@ -195,9 +199,9 @@ async def test_asking_for_more_than_before_brings_what_was_too_old_then(rig: Rea
     recent = utc_now() - timedelta(days=1)
     assert await rig.unprocessed(since=recent) == [2]
     await rig.reader.mark_processed("x", done(2))
-    for _ in range(3):
-        await rig.pool.fetchval("SELECT telegram_gateway.advance_mark('x', 0, '', $1, 100)", recent)
-    assert await rig.mark() is not None
+    async with asyncio.timeout(60):
+        while await rig.mark() is None:
+            await rig.pool.fetchval("SELECT telegram_gateway.advance_mark('x', 0, '', $1, 100)", recent)
     assert await rig.unprocessed(since=recent) == []
     assert await rig.unprocessed() == [1]
     assert await rig.unprocessed(since=utc_now() - timedelta(days=40)) == [1]
@@ -270,7 +274,7 @@ STEPS = st.lists(
 @example([("begin", 1), ("store", 1), ("settle", None), ("end", True)])
 @example([("store", 2), ("settle", None), ("reprocess", 1)])
 @given(STEPS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=IN_THE_RIG)
 async def test_whatever_happens_in_whichever_order_nothing_is_lost(
     stack: LocalStack, rig: ReadRig, steps: list[tuple[str, Any]]
 ) -> None:

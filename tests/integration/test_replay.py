@@ -27,6 +27,7 @@ from gateway.localstack import LocalStack
 from gateway.sinks.redis import RedisSink
 from gateway.sinks.timescale import TimescaleSink
 from tests.integration.test_timescale_sink import FULL
+from tests.patience import patience
 from tests.sink_events import deleted, edited, new, records
 
 SINKS = ("timescaledb", "redis", "rabbitmq")
@@ -221,9 +222,10 @@ async def test_a_replay_to_the_cache_brings_back_the_hour_and_never_an_older_rev
     await office.gone_by(events)
     newer = edited(2, "mais novo que a repetição")
     sink = RedisSink(environment["TELEGRAM_REDIS_URL"], password=environment.get("TELEGRAM_REDIS_PASSWORD"))
-    await sink.open()
-    await sink.deliver(records(newer))
-    await sink.close()
+    with patience():
+        await sink.open()
+        await sink.deliver(records(newer))
+        await sink.close()
 
     code, said = await office.replay("--sink", "redis", "--since", "7d")
     assert code == 0, said
@@ -282,13 +284,19 @@ async def test_an_interrupted_replay_says_where_to_go_on(office: Office) -> None
         new(number, received_at=begin + timedelta(milliseconds=400 * number)) for number in range(1, 6_001)
     ]
     await office.gone_by(events)
-    process = await office.start("--sink", "rabbitmq", "--since", "1d")
-    async with asyncio.timeout(60):
-        while await office.waiting() < 1000:
-            await asyncio.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    output, _ = await process.communicate()
-    said = output.decode()
+    for _ in range(5):
+        process = await office.start("--sink", "rabbitmq", "--since", "1d")
+        async with asyncio.timeout(120):
+            while await office.waiting() < 1000:
+                await asyncio.sleep(0.02)
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)
+        output, _ = await process.communicate()
+        said = output.decode()
+        if process.returncode != 0:
+            break
+        # On a busy machine it may be through before it is looked at.
+        await office.queue.purge()
     assert process.returncode == 130, said
     assert "Traceback" not in said
     hint = re.search(r"stopped after (\d+) events; go on with --since (\S+)", said)

@@ -64,7 +64,7 @@ class Inbox:
         self._messages.put_nowait(message)
 
     async def next(self) -> Any:
-        return await asyncio.wait_for(self._messages.get(), 10)
+        return await asyncio.wait_for(self._messages.get(), 60)
 
 
 @pytest.mark.parametrize("transport", [TCPAbridged, TCPFull, TCPIntermediate], ids=lambda t: t.__name__)
@@ -171,7 +171,7 @@ async def test_an_independent_client_recovers_from_a_lost_connection(sandbox: Sa
     client.on_connect()(on_connect)
     try:
         assert sandbox.drop_connections(ana) == 1
-        await asyncio.wait_for(reconnected.wait(), 10)
+        await asyncio.wait_for(reconnected.wait(), 60)
         assert (await client.get_me()).id == ana.id
         world.post(channel, "De volta")
         assert (await inbox.next()).text == "De volta"

@@ -34,7 +34,8 @@ class Stage:
     def new_client(self, session: Any = None, **options: Any) -> TelegramClient:
         session = session or MemorySession()
         session.set_dc(2, self.sandbox.host, self.sandbox.port)
-        return TelegramClient(session, 1, "sandbox", request_retries=2, retry_delay=0.1, **options)
+        retries = {"request_retries": 2, "retry_delay": 0.1, "connection_retries": 100}
+        return TelegramClient(session, 1, "sandbox", **retries, **options)
 
     async def log_in(self, client: TelegramClient) -> TelegramClient:
         await client.connect()
@@ -61,7 +62,7 @@ class Seen:
         self.messages.append(event.message)
         self._arrived.set()
 
-    async def until(self, holds: Callable[[], bool], seconds: float = 15) -> None:
+    async def until(self, holds: Callable[[], bool], seconds: float = 60) -> None:
         async with asyncio.timeout(seconds):
             while not holds():
                 self._arrived.clear()
@@ -139,7 +140,7 @@ async def test_login_by_qr_code(stage: Stage, by: str) -> None:
     client = stage.new_client()
     await client.connect()
     code = await client.qr_login()
-    waiting = asyncio.ensure_future(code.wait(10))
+    waiting = asyncio.ensure_future(code.wait(60))
     if by == "control":
         async with ControlClient(stage.sandbox.control_url) as control:
             await control.call("accept_login", token=code.url, user=stage.me.id)
@@ -155,7 +156,7 @@ async def test_a_login_survives_a_restart_of_the_server(stage: Stage, client: Te
     await client.get_dialogs()
     seen = Seen(client)
     await stage.sandbox.restart(down_seconds=0.2)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         await stage.sandbox.delivery.connected(stage.me)
     stage.sandbox.world.post(stage.channel, "de volta")
     await seen.texts(["de volta"])
@@ -190,13 +191,17 @@ async def test_every_kind_of_message_arrives_as_it_was_posted(stage: Stage, clie
 
     truth = stage.sandbox.truth(stage.me, since)
     wanted = [event for event in truth if event.kind == "message.new"]
+
+    def named(word: str) -> list[Any]:
+        return [update for update in seen.updates if word in type(update).__name__]
+
     await seen.until(lambda: len(_new(seen)) >= len(wanted))
+    await seen.until(lambda: len(named("Edit")) >= 2 and len(named("Delete")) >= 2)
     assert sorted(_described(seen)) == sorted(_truth(wanted))
-    edits = [u.message for u in seen.updates if "Edit" in type(u).__name__]
+    edits = [update.message for update in named("Edit")]
     assert [edit.message for edit in edits] == ["COMPRA PETR4: 25,40"] * 2
     assert edits[1].reactions.results[0].count == 1
-    deleted = [u.messages for u in seen.updates if "Delete" in type(u).__name__]
-    assert deleted == [[2], [1]]
+    assert [update.messages for update in named("Delete")] == [[2], [1]]
 
     by_text = {update.message.message: update.message for update in _new(seen) if _full(update)}
     assert [type(entity).__name__ for entity in by_text["COMPRA PETR4: 25,50 A 26,00"].entities] == [
@@ -275,11 +280,11 @@ async def test_too_long_gives_the_new_state_and_the_history_the_rest(
     stage.sandbox.faults.fault_pushes("swallow", times=4)
     stage.sandbox.world.post_many(stage.channel, ["1", "2", "3", "4"])
     stage.sandbox.faults.too_long(stage.channel)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while stage.sandbox.faults.injected["too_long"] == 0:
             await asyncio.sleep(0.02)
     # The state is past what was lost: the next message is in order, and the others are in the history.
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not any(message.message == "5" for message in seen.messages):
             if not stage.channel.ids[-1] > 4:
                 stage.sandbox.world.post(stage.channel, "5")
@@ -483,7 +488,7 @@ async def test_the_command_serves_a_world_until_it_is_told_to_stop(tmp_path: Pat
             assert (await control.stats())["running"]
         await client.disconnect()
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
     finally:
         if process.returncode is None:
             process.kill()

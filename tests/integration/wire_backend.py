@@ -98,6 +98,5 @@ def telethon_client(
     if session is None:
         session = MemorySession()
     session.set_dc(2, wire.host, wire.port)
-    return TelegramClient(
-        session, 1, "hash", connection=connection, retry_delay=0, connection_retries=3, **options
-    )
+    retries = {"retry_delay": 0, "connection_retries": 3}
+    return TelegramClient(session, 1, "hash", connection=connection, **(retries | options))

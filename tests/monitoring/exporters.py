@@ -19,7 +19,7 @@ from gateway.localstack import LocalStack
 from gateway.localstack.postgres import DATABASE, ROLE
 from gateway.localstack.stack import CONFIG_DIR
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 POLL_SECONDS = 0.05
 
 

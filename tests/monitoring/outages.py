@@ -19,7 +19,7 @@ from tests.monitoring.watched import Watched, watched
 
 LOOK_SECONDS = 0.25
 PATIENCE_SECONDS = 600.0
-MENDED_SECONDS = 120.0
+MENDED_SECONDS = 240.0
 FOREVER_SECONDS = 86_400.0
 
 Deed = Callable[[Watched], Awaitable[None]]
@@ -65,7 +65,7 @@ async def _end_session(it: Watched) -> None:
     """The daemon exits with 78, as for good; no systemd would restart it."""
     it.sandbox.faults.auth_key_unregistered(it.scene.accounts[0])
     it.sandbox.drop_connections()
-    assert await it.gateway.wait_exit(60) == 78
+    assert await it.gateway.wait_exit(PATIENCE_SECONDS) == 78
 
 
 async def _log_in_again(it: Watched) -> None:

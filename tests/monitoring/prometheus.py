@@ -22,7 +22,7 @@ from gateway.localstack.site import FreePorts
 from gateway.localstack.stack import CONFIG_DIR
 
 SHIPPED = CONFIG_DIR / "prometheus"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 POLL_SECONDS = 0.1  # between questions to a server that has no way to call back
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
@@ -171,7 +171,8 @@ async def running_prometheus(
     redis:// addresses, which `redis_exporter` (host:port) is asked for. `interval` replaces the shipped
     intervals of scraping and evaluation, and every `for:` is divided by `hurry`.
     """
-    port = FreePorts().take()
+    ports = FreePorts()
+    port = ports.take()
     moved = {"prometheus": [f"127.0.0.1:{port}"], **targets}
     with tempfile.TemporaryDirectory(prefix="telegram-prometheus-") as name:
         directory = Path(name)

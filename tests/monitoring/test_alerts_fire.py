@@ -14,7 +14,7 @@ from tests.monitoring.outages import Outage, suffer
 from tests.monitoring.watched import Watched, watched
 
 HURRY = 60.0
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 240.0
 
 
 @pytest_asyncio.fixture(scope="module")

@@ -18,10 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-BOOT_SECONDS = 30.0
-WAIT_SECONDS = 20.0
-COMMAND_SECONDS = 120.0
+from gateway.localstack.site import FreePorts
+
+BOOT_SECONDS = 120.0
+WAIT_SECONDS = 120.0
+COMMAND_SECONDS = 300.0
+ANSWER_SECONDS = 60.0
 POLL_SECONDS = 0.05
+
+# Machines share the host's network, so their units' ports are the host's.
+free_port = FreePorts().take
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _numbers = itertools.count(1)

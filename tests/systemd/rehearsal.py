@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import sys
 import time
 import urllib.request
@@ -29,7 +28,7 @@ from gateway.localstack import LocalStack
 from gateway.sandbox import Sandbox
 from gateway.sandbox.scene import Scene, phone, populate
 from tests import old_stack
-from tests.systemd.machine import Machine, booted
+from tests.systemd.machine import ANSWER_SECONDS, Machine, booted, free_port
 from tests.systemd.releases import add_migration, change_journal, checkout, never_ready, wheelhouse
 
 SOURCES = Path("/srv/telegram-gateway")  # where the machine has the checkouts and the wheelhouse
@@ -37,7 +36,7 @@ GATEWAY, API, WORKER = (f"telegram-gateway{name}.service" for name in ("", "-api
 FIRST, NEXT, BROKEN = "0.1.0", "0.2.0", "0.3.0"
 OLD_VOLUME = "/var/lib/docker/volumes/telegram/_data"
 COMMAND_SECONDS = 900.0  # on a machine that has much else to do
-PATIENCE_SECONDS = 180.0
+PATIENCE_SECONDS = 300.0
 API_HASH = "0123456789abcdef0123456789abcdef"
 
 _PYTHON = Path(sys.base_prefix)
@@ -159,7 +158,7 @@ class Host:
 
         def ask() -> Any:
             address = f"http://127.0.0.1:{self.ports[GATEWAY]}/status"
-            with urllib.request.urlopen(address, timeout=5) as answer:
+            with urllib.request.urlopen(address, timeout=ANSWER_SECONDS) as answer:
                 return json.load(answer)
 
         status: dict[str, Any] = await asyncio.to_thread(ask)
@@ -256,8 +255,4 @@ def _let_python_find_its_library(root: Path) -> None:
 
 
 def _free_ports() -> dict[str, int]:
-    with ExitStack() as probes:
-        sockets = {unit: probes.enter_context(socket.socket()) for unit in (GATEWAY, API, WORKER)}
-        for probe in sockets.values():
-            probe.bind(("127.0.0.1", 0))
-        return {unit: probe.getsockname()[1] for unit, probe in sockets.items()}
+    return {unit: free_port() for unit in (GATEWAY, API, WORKER)}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.systemd.conftest import COMMAND
-from tests.systemd.machine import Machine
+from tests.systemd.machine import ANSWER_SECONDS, Machine, free_port
 
 UNIT = "telegram-gateway-api.service"
 PASSWORD = "a-password-for-the-cache"
@@ -23,9 +23,7 @@ class Installation:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         nowhere = "127.0.0.1:1"
         settings = {
             "TELEGRAM_API_ADDR": f"127.0.0.1:{self.port}",
@@ -42,7 +40,9 @@ class Installation:
 
     def get(self, path: str) -> tuple[int, Any]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}{path}", timeout=ANSWER_SECONDS
+            ) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)

@@ -72,13 +72,13 @@ def installation(machine: Machine, database: LocalStack, state: Path) -> Iterato
 def test_the_unit_makes_a_backup_that_counts(installation: Machine) -> None:
     machine = installation
     machine.systemctl("start", UNIT)
-    machine.systemctl("enable", "--now", TIMER)
     (name,) = machine.run("ls", SHELF).split()
     owners = machine.run("find", SHELF, "-printf", "%m %u %f\n").splitlines()
     assert {line.split()[1] for line in owners} == {"telegram-gateway"}
     assert {line.split()[0] for line in owners} == {"600", "700"}
     stamp = json.loads(machine.run("cat", f"{STATE}/backup.json"))
     assert stamp["path"] == f"{SHELF}/{name}"
+    machine.systemctl("enable", "--now", TIMER)
     assert TIMER in machine.systemctl("list-timers")
     said = "".join(str(entry["MESSAGE"]) for entry in machine.journal(UNIT))
     assert "restored on trial" in said

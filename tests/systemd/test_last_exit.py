@@ -1,12 +1,11 @@
 """The daemon is gone for good; the API, another user in a sandbox of its own, still shows why."""
 
-import socket
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
-from tests.systemd.machine import Machine
+from tests.systemd.machine import ANSWER_SECONDS, Machine, free_port
 
 DAEMON = "telegram-gateway.service"
 API = "telegram-gateway-api.service"
@@ -15,9 +14,7 @@ API = "telegram-gateway-api.service"
 @pytest.fixture
 def api_port(machine: Machine) -> Iterator[int]:
     """The port of a configured API; the daemon beside it has no session."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     nowhere = "127.0.0.1:1"
     settings = {
         "TELEGRAM_API_ID": "12345",
@@ -44,7 +41,7 @@ def test_the_api_shows_why_a_daemon_needs_a_person(machine: Machine, api_port: i
     machine.wait_until("the daemon is down", lambda: machine.show(DAEMON, "ActiveState") == "failed")
     assert machine.show(DAEMON, "ExecMainStatus") == "78"
     machine.systemctl("start", API)
-    with urllib.request.urlopen(f"http://127.0.0.1:{api_port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{api_port}/metrics", timeout=ANSWER_SECONDS) as answer:
         shown = answer.read().decode()
     assert 'telegram_gateway_api_daemon_last_exit_code{account="main",error="SessionError"} 78.0' in shown, (
         shown

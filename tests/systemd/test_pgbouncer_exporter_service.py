@@ -1,12 +1,11 @@
 """The pooler's exporter under a real systemd: there while the pooler is not, and away when it is told."""
 
-import socket
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
-from tests.systemd.machine import Machine
+from tests.systemd.machine import ANSWER_SECONDS, Machine, free_port
 
 UNIT = "telegram-gateway-pgbouncer-exporter.service"
 
@@ -14,9 +13,7 @@ UNIT = "telegram-gateway-pgbouncer-exporter.service"
 @pytest.fixture
 def port(machine: Machine) -> Iterator[int]:
     """Where it shows the pooler's figures; no pooler is there."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     settings = (
         "TELEGRAM_DB_DSN=postgresql://telegram@127.0.0.1:1/telegram_gateway\n"
         f"TELEGRAM_PGBOUNCER_EXPORTER_ADDR=127.0.0.1:{port}\n"
@@ -34,7 +31,7 @@ def test_it_says_that_the_pooler_is_down_and_stops_cleanly(machine: Machine, por
 
     def answers() -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=ANSWER_SECONDS) as answer:
                 return b"\npgbouncer_up 0.0\n" in answer.read()
         except OSError:
             return False

@@ -1,14 +1,13 @@
 """TP Capital's worker under a real systemd: up whatever is down behind it, not restarted on bad settings."""
 
 import json
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
-from tests.systemd.machine import Machine
+from tests.systemd.machine import ANSWER_SECONDS, Machine, free_port
 
 UNIT = "telegram-gateway-tp-capital.service"
 OWN_SETTINGS = "/etc/telegram-gateway/tp-capital.env"
@@ -17,9 +16,7 @@ OWN_SETTINGS = "/etc/telegram-gateway/tp-capital.env"
 @pytest.fixture
 def port(machine: Machine) -> Iterator[int]:
     """Where the worker shows its health; none of its servers is there."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     nowhere = "127.0.0.1:1"
     servers = (
         f"TELEGRAM_DB_DSN=postgresql://telegram@{nowhere}/telegram_gateway\n"
@@ -38,9 +35,12 @@ def port(machine: Machine) -> Iterator[int]:
 
 def test_it_is_active_with_every_server_down_says_so_and_stops_cleanly(machine: Machine, port: int) -> None:
     machine.systemctl("start", UNIT)
-    assert 'Status: "hybrid, down; the database does not answer' in machine.systemctl("status", UNIT)
+    machine.wait_until(
+        "the status names the database",
+        lambda: 'Status: "hybrid, down; the database does not answer' in machine.systemctl("status", UNIT),
+    )
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10)
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=ANSWER_SECONDS)
     assert refused.value.code == 503
     assert json.load(refused.value) == {
         "status": "down",

@@ -4,6 +4,7 @@ It has one backend (one connection at a time, whose session outlives it) and no 
 """
 
 import asyncio
+import fcntl
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,15 +20,18 @@ async def timescaledb_server() -> AsyncIterator[str]:
     """The DSN of an empty database with the extension, as `deploy/timescaledb/bootstrap.sql` leaves it."""
     if not shutil.which("npm"):
         raise RuntimeError("the TimescaleDB of the tests needs node and npm: apt-get install nodejs npm")
-    if not (_DIRECTORY / "node_modules" / ".package-lock.json").exists():
-        await _run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+    with (_DIRECTORY / "package.json").open() as turn:
+        # Of several test processes one installs: it begins by removing what is there.
+        await asyncio.to_thread(fcntl.flock, turn, fcntl.LOCK_EX)
+        if not (_DIRECTORY / "node_modules" / ".package-lock.json").exists():
+            await _run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
     node = await asyncio.create_subprocess_exec(
         "node", "server.mjs", cwd=_DIRECTORY, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert node.stdin is not None
     assert node.stdout is not None
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             port = (await node.stdout.readline()).decode().strip()
         if not port:
             raise RuntimeError("TimescaleDB did not start; its error is above")

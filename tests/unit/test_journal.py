@@ -35,10 +35,14 @@ async def append(journal: Journal, *events: Event) -> int:
 
 
 async def append_or_wait(journal: Journal, first: int) -> asyncio.Task[int] | None:
-    """Appends 50 messages; returns the append when it has not come back after a second."""
+    """Appends 50 messages; returns the append when it waits for room."""
     task = asyncio.create_task(append(journal, *(new(first + number) for number in range(50))))
-    done, _ = await asyncio.wait([task], timeout=1)
-    return None if done else task
+    while True:  # without a full journal it is only the machine that is slow
+        done, _ = await asyncio.wait([task], timeout=1)
+        if done:
+            return None
+        if journal.full:
+            return task
 
 
 @pytest.fixture
@@ -188,7 +192,7 @@ async def test_waiting_ends_when_a_record_arrives_for_every_waiter(journal: Jour
     await append(journal, new(1))
     assert not any(waiter.done() for waiter in waiters)
     await append(journal, new(2))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await asyncio.gather(*waiters)
 
 
@@ -236,7 +240,7 @@ async def test_cursors_never_move_back_and_survive_a_clean_close(path: Path) -> 
 async def test_a_cursor_is_durable_soon_without_another_append(journal: Journal, path: Path) -> None:
     await append(journal, new(1), new(2))
     await journal.advance("database", 2)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and read_stats(path).sinks["database"].cursor == 0:
         await journal.check_writer()
     assert read_stats(path).sinks["database"].cursor == 2
@@ -303,12 +307,15 @@ async def test_stats_tell_rows_lag_and_ages(journal: Journal, path: Path) -> Non
     await append(journal, new(1, received_at=old), new(2, received_at=young), new(3))
     await journal.advance("database", 1)
     await journal.advance("cache", 3)
-    stats = await journal.stats()
+    files = [path, path.with_name("journal.db-wal")]
+    size, stats = -1, empty
+    # The cursors reach the file a moment later, perhaps between one look and the next.
+    while size != (size := sum(file.stat().st_size for file in files)):
+        stats = await journal.stats()
+    assert stats.bytes == size
     assert (stats.rows, stats.oldest_received) == (3, old)
     assert (stats.sinks["database"].lag, stats.sinks["database"].oldest_undelivered) == (2, young)
     assert (stats.sinks["cache"].lag, stats.sinks["cache"].oldest_undelivered) == (0, None)
-    files = [path, path.with_name("journal.db-wal")]
-    assert stats.bytes == sum(file.stat().st_size for file in files)
 
 
 async def test_another_process_reads_the_stats_while_the_daemon_runs_and_after(path: Path) -> None:
@@ -342,7 +349,7 @@ async def test_a_journal_at_its_limit_waits_drops_nothing_and_goes_on_when_sinks
             assert [entry["event"] for entry in logs].count("journal_full") == 1
         assert path.stat().st_size < 2 << 20
         seen: list[int] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             while len(seen) < count:
                 records = await journal.read(journal.cursor("database"), 300)
                 seen += [record.event.message_id for record in records]

@@ -122,7 +122,7 @@ async def test_what_a_full_disk_refused_is_entered_anew_when_there_is_room(disk:
         await journal.append(live(1, 2))
         disk.full = True
         waiting = asyncio.ensure_future(journal.append(live(6)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not disk.refused:
                 await asyncio.sleep(0.01)
         disk.full = False

@@ -127,6 +127,8 @@ async def test_a_full_disk_holds_the_intake_up_and_loses_nothing(small_disk: Pat
         while True:
             append = asyncio.ensure_future(journal.append(batch(count, 20)))
             done, _ = await asyncio.wait([append], timeout=2)
+            while not done and not journal.full:  # it is only the machine that is slow
+                done, _ = await asyncio.wait([append], timeout=2)
             if not done:
                 break
             count += 20
@@ -135,7 +137,7 @@ async def test_a_full_disk_holds_the_intake_up_and_loses_nothing(small_disk: Pat
         assert REGISTRY.get_sample_value("telegram_gateway_journal_full") == 1
         await journal.check_writer()
         ballast.unlink()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await append == 20
         assert not journal.full
     assert await contents(path) == count + 20

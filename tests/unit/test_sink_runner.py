@@ -76,12 +76,12 @@ async def append(journal: Journal, messages: Sequence[int]) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 
 
-async def caught_up(journal: Journal, *runners: SinkRunner, seconds: float = 10) -> None:
+async def caught_up(journal: Journal, *runners: SinkRunner, seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         for runner in runners:
             await runner.wait_caught_up(journal.last_seq)
@@ -128,15 +128,21 @@ async def test_a_lone_record_goes_at_once_and_a_stream_gathers(journal: Journal)
     runner = SinkRunner(sink, journal, linger_seconds=0.5)
     async with running(runner):
         await until(lambda: runner.health.up)
-        started = time.monotonic()
-        await append(journal, [1])
-        await caught_up(journal, runner)
-        assert time.monotonic() - started < 0.2
-        for message in range(2, 12):
-            await append(journal, [message])
-        await caught_up(journal, runner)
-        assert 0.4 < time.monotonic() - started < 1
-    assert sink.batches == [1, 10]
+        for alone in range(1, 111, 11):
+            started = time.monotonic()
+            await append(journal, [alone])
+            await caught_up(journal, runner)
+            for message in range(alone + 1, alone + 11):
+                await append(journal, [message])
+            appended = time.monotonic() - started
+            await caught_up(journal, runner)
+            gathered = time.monotonic() - started
+            if appended < 0.4 and gathered < 1:
+                break
+            await asyncio.sleep(0.5)  # the machine was too busy for a stream: once more
+        # Had the lone one been kept for half a second, no attempt would have ended like that.
+        assert appended < 0.4 < gathered < 1
+    assert sink.batches[-2:] == [1, 10]
 
 
 async def test_a_dead_sink_neither_slows_nor_stops_another(
@@ -152,9 +158,10 @@ async def test_a_dead_sink_neither_slows_nor_stops_another(
     dead.before = wait
     dead_runner, live_runner = SinkRunner(dead, journal), SinkRunner(live, journal)
     async with running(dead_runner, live_runner):
-        for message in range(1, 101):
-            await append(journal, [message])
-            await caught_up(journal, live_runner, seconds=1)
+        async with asyncio.timeout(60):
+            for message in range(1, 101):
+                await append(journal, [message])
+                await caught_up(journal, live_runner)
         assert dead_runner.health.lag_events == 100
         assert (dead_runner.health.reason or "").startswith("no acknowledgement for ")
         assert not dead_runner.health.up
@@ -223,7 +230,7 @@ def test_kill_between_delivery_and_cursor_repeats_and_never_skips(tmp_path: Path
     command = [sys.executable, "-c", _KILLED_IN_DELIVER, str(tmp_path / "journal.db"), str(tmp_path / "out")]
     codes: list[int] = []
     while 0 not in codes and len(codes) < 60:
-        codes.append(subprocess.run(command, timeout=30, check=False).returncode)
+        codes.append(subprocess.run(command, timeout=120, check=False).returncode)
         if len(codes) == 1:
             assert codes == [-signal.SIGKILL]
         if len(codes) == 4:
@@ -243,7 +250,7 @@ async def test_an_outage_is_retried_with_growing_delays_and_told_once(journal: J
     runner = SinkRunner(sink, journal)
     with capture_logs() as lines:
         async with running(runner):
-            await until(lambda: len(sink.opened_at) == 5)
+            await until(lambda: len(sink.opened_at) >= 5)
             health = runner.health
             assert not health.up
             assert health.reason == "connection refused"
@@ -256,8 +263,11 @@ async def test_an_outage_is_retried_with_growing_delays_and_told_once(journal: J
             await caught_up(journal, runner)
             assert runner.health.attempt == 0
     gaps = [later - earlier for earlier, later in zip(sink.opened_at, sink.opened_at[1:], strict=False)]
-    for attempt, gap in enumerate(gaps[:4]):
-        assert 0.05 * 2**attempt <= gap <= 0.1 * 2**attempt + 0.2
+    told = [line["delay_seconds"] for line in lines if line["event"] == "sink_retry"]
+    for attempt, (delay, gap) in enumerate(zip(told[:4], gaps[:4], strict=True)):
+        assert 0.05 * 2**attempt <= delay + 0.005
+        assert delay <= 0.1 * 2**attempt + 0.005  # it is told in hundredths
+        assert gap >= delay - 0.005
     events = [line["event"] for line in lines]
     assert events.count("sink_down") == 1
     assert events.count("sink_up") == 1
@@ -354,14 +364,17 @@ async def test_an_error_that_is_no_outage_ends_the_runner(journal: Journal) -> N
     assert journal.cursor("memory") == 0
 
 
-async def test_what_is_asked_for_is_delivered_at_once_and_moves_no_cursor(journal: Journal) -> None:
+async def test_what_is_asked_for_is_delivered_at_once_and_moves_no_cursor(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "IDLE_CHECK", 600)  # a quiet sink does not wait for its check
     await append(journal, range(1, 4))
     sink = MemorySink()
     runner = SinkRunner(sink, journal)
     async with running(runner):
         await caught_up(journal, runner)
         asked = ReplayedRecord(2, encode(new(2)))
-        async with asyncio.timeout(runner_module.IDLE_CHECK / 2):  # a quiet sink does not wait for its check
+        async with asyncio.timeout(60):
             await runner.redeliver(asked)
         sink.poison = {2}
         with pytest.raises(RecordsRefused):
