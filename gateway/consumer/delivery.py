@@ -16,6 +16,11 @@ class Delivery(Protocol):
         ...
 
     @property
+    def key(self) -> str:
+        """Its event's id; empty when there is no event."""
+        ...
+
+    @property
     def event(self) -> Event | None:
         """The event; None when what came can never be read as one."""
         ...

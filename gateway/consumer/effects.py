@@ -61,8 +61,6 @@ class Effects:
         self.lanes.submit(delivery)
 
     async def _settle(self, delivery: Delivery, lane: Lane[Delivery]) -> None:
-        if delivery.stale:
-            return
         self._metrics.in_flight.inc()
         try:
             outcome = await self._outcome(delivery, lane)

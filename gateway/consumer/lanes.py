@@ -1,7 +1,8 @@
 """One lane per chat: events of a chat one after another, chats side by side.
 
-A lane outlives the connection that brought its events: what comes again after a reconnect stands behind what
-is still being handled. A chat that waits for a retry holds its lane, but none of the places at work.
+A lane outlives the connection that brought its events. What is being handled then is handled to its end; what
+stood behind keeps its place until it comes again, since a broker may give back later messages first. A chat
+that waits for a retry holds its lane, but none of the places at work.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, Protocol, TypeVar
 
+AGAIN_SECONDS = 5.0  # how long what is lost holds up what has come after it; a broker gives it back first
+
 
 class InLane(Protocol):
     """Anything that belongs to a chat."""
@@ -17,6 +20,16 @@ class InLane(Protocol):
     @property
     def chat(self) -> str:
         """The chat's key."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """The same when it comes again; empty when that cannot be told."""
+        ...
+
+    @property
+    def stale(self) -> bool:
+        """Whether it comes again, so that there is no use in beginning with this one."""
         ...
 
 
@@ -32,8 +45,57 @@ class Lane(Generic[Item]):
 
     def __init__(self, lanes: "Lanes[Item]") -> None:
         self._lanes = lanes
+        self._came = asyncio.Event()
+        self._begun: Item | None = None
         self.items: deque[Item] = deque()
         self.waiting = False
+
+    def put(self, item: Item) -> None:
+        """Puts `item` in the place of the one that it is again, or else at the end."""
+        for place, other in enumerate(self.items):
+            if other.stale and other is not self._begun and other.key == item.key:
+                self.items[place] = item
+                break
+        else:
+            self.items.append(item)
+        self._came.set()
+
+    async def run(self, work: Callable[[Item, "Lane[Item]"], Awaitable[None]]) -> None:
+        """Has every item handled in turn. Raises Stopping when the consumer is told to stop."""
+        while self.items:
+            await self._come_again()
+            if self.items:
+                self._begun = self.items[0]
+                await work(self._begun, self)
+                self.items.popleft()
+                self._begun = None
+                self._lanes.progressed()
+
+    def wake(self) -> None:
+        """Has what waits look whether all is to stop."""
+        self._came.set()
+
+    async def _come_again(self) -> None:
+        """Returns once the first item is no stale one, if need be without those that do not come again."""
+        until: float | None = None
+        while not self._lanes.stopping.is_set():
+            while self.items and self.items[0].stale and not self.items[0].key:
+                self.items.popleft()
+            if not self.items or not self.items[0].stale:
+                return
+            if until is None and not all(item.stale for item in self.items):
+                until = asyncio.get_running_loop().time() + AGAIN_SECONDS
+            self._came.clear()
+            self.waiting = True
+            self._lanes.tell()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._came.wait()
+            except TimeoutError:
+                self.items = deque(item for item in self.items if not item.stale)
+            finally:
+                self.waiting = False
+        raise Stopping
 
     async def pause(self, seconds: float) -> None:
         """Waits. Raises Stopping, at once, when the consumer is told to stop."""
@@ -75,18 +137,22 @@ class Lanes(Generic[Item]):
         lane = self._lanes.get(item.chat)
         if lane is None:
             lane = self._lanes[item.chat] = Lane(self)
-            lane.items.append(item)
+            lane.put(item)
             task = self._group.create_task(self._run(item.chat, lane))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
-            lane.items.append(item)
+            lane.put(item)
             if lane.waiting:
                 self.tell()
 
+    def progressed(self) -> None:
+        """Something is done."""
+        self._progress.set()
+
     def tell(self) -> None:
         """Calls the listeners."""
-        self._progress.set()
+        self.progressed()
         for listener in tuple(self.listeners):
             listener()
 
@@ -114,6 +180,8 @@ class Lanes(Generic[Item]):
     async def drain(self, seconds: float) -> int:
         """Lets running handlers finish, for at most `seconds`. Returns how many had to be broken off."""
         self.stopping.set()
+        for lane in self._lanes.values():
+            lane.wake()
         self.tell()
         tasks = set(self._tasks)
         if tasks:
@@ -128,12 +196,9 @@ class Lanes(Generic[Item]):
 
     async def _run(self, chat: str, lane: Lane[Item]) -> None:
         try:
-            while lane.items and not self.stopping.is_set():
-                await self._work(lane.items[0], lane)
-                lane.items.popleft()
-                self._progress.set()
+            await lane.run(self._work)
         except Stopping:
             return
         finally:
             del self._lanes[chat]
-            self._progress.set()
+            self.progressed()

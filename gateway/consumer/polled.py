@@ -30,6 +30,10 @@ class PolledDelivery:
     def chat(self) -> str:
         return self._event.chat_key
 
+    @property
+    def key(self) -> str:
+        return self._event.id
+
     async def park(self, reason: str, attempts: int) -> None:
         """The record in the database is what counts here; with RabbitMQ away, it is all there is."""
         if self._dead_letters is None:

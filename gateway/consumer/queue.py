@@ -64,6 +64,10 @@ class QueueDelivery:
         return self.event.chat_key if self.event is not None else ""
 
     @property
+    def key(self) -> str:
+        return self.event.id if self.event is not None else ""
+
+    @property
     def reopened(self) -> bool:
         """`telegram-gateway dlq requeue` marks what it sends back."""
         return "x-requeued" in self._message.headers
@@ -125,6 +129,7 @@ class QueueSource:
         self._ready = ready
         self._bound = bound
         self._on_lost = on_lost
+        self._losses = 0
         self.connected = False
 
     async def run(self) -> None:
@@ -158,7 +163,8 @@ class QueueSource:
                 await declare_dead_letters(channel)
                 queues = await declare_queues(channel, self._settings, bound=self._bound)
                 taps = [
-                    Tap(self._settings, self._effects, self._dead_letters, queue.name) for queue in queues
+                    Tap(self._settings, self._effects, self._dead_letters, queue.name, losses=self._losses)
+                    for queue in queues
                 ]
                 for tap in taps:
                     await tap.open(connection)
@@ -179,18 +185,26 @@ class QueueSource:
         self._metrics.queue_connected.set(connected)
         was, self.connected = self.connected, connected
         if was and not connected:
+            self._losses += 1
             self._on_lost()
 
 
 class Tap:
-    """Consumes one queue on one channel."""
+    """Consumes one queue on one channel, after as many `losses` of this process' connections."""
 
     def __init__(
-        self, settings: ConsumerSettings, effects: Effects, dead_letters: DeadLetters, queue_name: str
+        self,
+        settings: ConsumerSettings,
+        effects: Effects,
+        dead_letters: DeadLetters,
+        queue_name: str,
+        *,
+        losses: int,
     ) -> None:
         self._settings = settings
         self._effects = effects
         self._dead_letters = dead_letters
+        self._losses = losses
         self._lanes = effects.lanes
         self._loop = asyncio.get_running_loop()
         self.queue_name = queue_name
@@ -291,7 +305,8 @@ class Tap:
         # Nothing is awaited here: messages enter the lanes in the order in which they came.
         delivery = QueueDelivery(message, self, self._dead_letters)
         self._out.add(delivery)
-        self._suspect = delivery.deliveries >= SUSPECT_DELIVERIES
+        # What this process was cut off from did not kill it.
+        self._suspect = delivery.deliveries - self._losses >= SUSPECT_DELIVERIES
         if self._careful:
             self._wake.set()
         self._effects.submit(delivery)

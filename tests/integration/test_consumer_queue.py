@@ -337,6 +337,35 @@ async def test_connections_that_are_cut_at_any_moment_lose_nothing_and_repeat_no
     assert rig.metric("reconnects_total") >= 4
 
 
+async def test_a_chat_stays_in_order_when_one_cut_follows_another(rig: ConsumerRig) -> None:
+    """With each cut, the broker puts what was out behind what it has not given out since the last one."""
+    handled: list[int] = []
+    go_on = asyncio.Event()
+
+    async def handle(event: Event) -> None:
+        await go_on.wait()
+        if event.channel_id == chat(1):
+            handled.append(event.message_id)
+
+    async with TCPProxy("127.0.0.1", rig.stack.rabbitmq.port) as proxy:
+        url = rig.stack.rabbitmq.url.replace(f":{rig.stack.rabbitmq.port}/", f":{proxy.proxy_port}/")
+        one_at_a_time = consumer(rig, rabbitmq_url=url, concurrency=1, prefetch=20)
+        async with rig.running(one_at_a_time, handle):
+            await rig.publish(
+                new(99, channel=chat(0)), *(new(number, channel=chat(1)) for number in range(1, 20))
+            )
+            given_out = 20
+            for cuts in range(1, 6):
+                await until(lambda all=given_out: rig.metric("received_total", source="queue") >= all)  # type: ignore[misc]
+                await until(lambda: rig.metric("queue_connected") == 1)
+                given_out = rig.metric("received_total", source="queue") + 1
+                await proxy.disconnect_all()
+                await until(lambda cuts=cuts: rig.metric("reconnects_total") >= cuts)  # type: ignore[misc]
+            go_on.set()
+            await until(lambda: rig.all_in("published", 20))
+    assert handled == [*range(1, 20)]
+
+
 async def test_a_queue_that_is_deleted_is_made_again(rig: ConsumerRig) -> None:
     handled: list[int] = []
 
