@@ -23,7 +23,7 @@ from gateway.database.channel_control import (
     report_requests,
     take_request,
 )
-from gateway.database.connection import Connection
+from gateway.database.connection import CONNECTION_LOST, Connection
 from gateway.errors import ConfigurationError, GatewayError, SinkUnavailable
 from gateway.journal import ChatId
 from gateway.lease_record import user_lease
@@ -38,7 +38,7 @@ ANSWER_SECONDS = 5.0
 FIRST_SECONDS = 2.0  # that a start waits for the first answer; until it comes, what was known last holds
 COMPARE_SECONDS = 600.0  # for a comparison, reconnecting and flood waits included
 REQUESTS_AT_ONCE = 4
-_DATABASE_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+_DATABASE_ERRORS = (asyncpg.PostgresError, *CONNECTION_LOST)
 
 
 class ChannelControl:

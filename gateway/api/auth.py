@@ -21,6 +21,7 @@ from gateway.api import metrics
 from gateway.api.connections import Database
 from gateway.api.problems import Problem, unavailable
 from gateway.api.rate_limit import AddressLimit
+from gateway.database.connection import CONNECTION_LOST
 from gateway.errors import GatewayError
 from gateway.tokens import LAST_USED_SECONDS, PREFIX, SCOPES, Token, find_token, hash_of, note_used
 
@@ -142,7 +143,7 @@ class Authenticator:
         """Whether the database answered; what it said is remembered."""
         try:
             token = await find_token(self._database, digest)
-        except (GatewayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except (GatewayError, asyncpg.PostgresError, *CONNECTION_LOST, TimeoutError) as error:
             log.warning("token_lookup_failed", reason=str(error) or type(error).__name__)
             return False
         finally:
@@ -164,7 +165,7 @@ class Authenticator:
             return
         try:
             await note_used(self._database, used)
-        except (GatewayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except (GatewayError, asyncpg.PostgresError, *CONNECTION_LOST, TimeoutError) as error:
             self._used |= used
             log.warning("token_use_not_noted", reason=str(error) or type(error).__name__)
 

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from gateway.api import metrics
 from gateway.api.connections import Database
 from gateway.api.daemon import DaemonClient
+from gateway.database.connection import CONNECTION_LOST
 from gateway.errors import GatewayError
 from gateway.settings import Settings
 from gateway.urls import url_per_host
@@ -139,14 +140,7 @@ class _Probe:
     async def _find_out(self) -> None:
         try:
             self._problem = await self._ask()
-        except (
-            GatewayError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            RedisError,
-            OSError,
-            TimeoutError,
-        ):
+        except (GatewayError, asyncpg.PostgresError, *CONNECTION_LOST, RedisError, TimeoutError):
             self._problem = "not reachable"
         finally:
             self._asking = None

@@ -94,6 +94,7 @@ def install(app: FastAPI) -> None:
         SchemaError,
         asyncpg.PostgresConnectionError,
         asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
         asyncpg.CannotConnectNowError,
         asyncpg.QueryCanceledError,
         asyncpg.TooManyConnectionsError,

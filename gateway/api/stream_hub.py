@@ -20,6 +20,7 @@ from gateway.api.stream_cursor import Progress, lane_of, microseconds, moment_of
 from gateway.api.stream_frame import Follower, Frame, frame_of
 from gateway.api.stream_live import LiveEvents
 from gateway.database import read_events
+from gateway.database.connection import CONNECTION_LOST
 from gateway.errors import GatewayError
 from gateway.event import Event, utc_now
 from gateway.settings import Settings
@@ -234,7 +235,7 @@ class StreamHub:
             self._checks_begun = begun = self._checks_begun + 1
             try:
                 await self._check()
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, GatewayError, OSError) as error:
+            except (asyncpg.PostgresError, *CONNECTION_LOST, GatewayError) as error:
                 if self.database_answers:
                     log.warning("stream_without_database", reason=str(error) or type(error).__name__)
                 self.database_answers = False

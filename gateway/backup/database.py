@@ -23,7 +23,7 @@ from gateway.backup.inventory import (
 from gateway.backup.manifest import DatabasePart
 from gateway.backup.programs import client_program, run
 from gateway.database import read_events
-from gateway.database.connection import Connection, connect_direct
+from gateway.database.connection import CONNECTION_LOST, Connection, connect_direct
 from gateway.errors import BackupFailed, ConfigurationError, SchemaError
 from gateway.event import Event
 from gateway.settings import Settings
@@ -223,7 +223,7 @@ class BackupDatabase:
             finally:
                 try:
                     await connection.execute(drop)
-                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
                     log.warning("scratch_database_left", database=self._scratch, reason=str(error))
 
     @asynccontextmanager
@@ -233,7 +233,7 @@ class BackupDatabase:
         try:
             await connection.execute(_SESSION)
             yield connection
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
             raise BackupFailed(f"the database did not carry it out: {error}") from error
         finally:
             connection.terminate()

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.database import Migrator, connect_direct, load_migrations
+from gateway.database.connection import CONNECTION_LOST
 from gateway.errors import GatewayError
 from gateway.settings import Settings, load_settings
 
@@ -119,7 +120,7 @@ async def _migrator(settings: Settings) -> AsyncIterator[Migrator]:
     connection = await connect_direct(settings.db_direct_dsn.get_secret_value(), password)
     try:
         yield Migrator(connection, migrations)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
         raise GatewayError(f"the database did not carry it out: {error}") from error
     finally:
         connection.terminate()

@@ -11,7 +11,7 @@ import asyncpg
 import click
 
 from gateway.database import connect
-from gateway.database.connection import Connection
+from gateway.database.connection import CONNECTION_LOST, Connection
 from gateway.errors import GatewayError
 from gateway.settings import Settings, load_settings, parse_duration
 from gateway.tokens import SCOPES, Token, all_tokens, create_token, revoke_token
@@ -106,7 +106,7 @@ async def _database(settings: Settings) -> AsyncIterator[Connection]:
     connection = await connect(settings.db_dsn.get_secret_value(), password)
     try:
         yield connection
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
         raise GatewayError(f"the database could not be asked: {error}") from error
     finally:
         connection.terminate()

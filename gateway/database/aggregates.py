@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from gateway.database.connection import connect_direct
+from gateway.database.connection import CONNECTION_LOST, connect_direct
 from gateway.database.migrations import Migrator, load_migrations
 from gateway.errors import GatewayError
 
@@ -43,7 +43,7 @@ async def refresh_aggregates(
                 await connection.execute(
                     f"CALL refresh_continuous_aggregate('{view}', '{begin.isoformat()}', '{end.isoformat()}')"
                 )
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
         raise GatewayError(
             f"the hourly and daily counts could not be brought up to date ({error}); run it again later"
         ) from error

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from gateway.database.connection import Connection
+from gateway.database.connection import CONNECTION_LOST, Connection
 from gateway.errors import GatewayError
 from gateway.event import Event, Sender
 
@@ -61,7 +61,7 @@ async def read_events(
             if len(rows) < PAGE_EVENTS // 4:
                 window = min(LONGEST_WINDOW, window * 2)
             start = end
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
         raise GatewayError(f"the database could not be read: {error}") from error
 
 
@@ -69,7 +69,7 @@ async def chats_named(connection: Connection, username: str) -> Sequence[str]:
     """The channel ids of the chats that have, or last had, this name. Raises GatewayError as above."""
     try:
         return [row[0] for row in await connection.fetch(_NAMED, username.removeprefix("@"))]
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
         raise GatewayError(f"the database could not be read: {error}") from error
 
 

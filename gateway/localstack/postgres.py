@@ -7,6 +7,7 @@ from pathlib import Path
 
 import asyncpg
 
+from gateway.database.connection import CONNECTION_LOST
 from gateway.localstack.packages import program, timescaledb_installed
 from gateway.localstack.process import Server, run_once
 from gateway.localstack.site import Site
@@ -21,7 +22,7 @@ class Postgres(Server):
 
     stop_signal = signal.SIGINT  # "fast": open sessions are ended, not waited for
     orphan_signal = signal.SIGQUIT  # "immediate": unlike a kill, it gives the shared memory back
-    not_ready = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+    not_ready = (asyncpg.PostgresError, *CONNECTION_LOST)
 
     def __init__(self, site: Site) -> None:
         super().__init__("postgres", site)
@@ -111,7 +112,7 @@ class Postgres(Server):
 class PgBouncer(Server):
     """The transaction pooler in front of the database."""
 
-    not_ready = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+    not_ready = (asyncpg.PostgresError, *CONNECTION_LOST)
 
     def __init__(self, site: Site, postgres: Postgres) -> None:
         super().__init__("pgbouncer", site)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import asyncpg
 
+from gateway.database.connection import CONNECTION_LOST
 from gateway.errors import GatewayError
 
 # Over the columns of a row in that form. Numbers and keys of JSON are normalised by jsonb on both sides.
@@ -48,7 +49,7 @@ def working_on(side: str) -> Iterator[None]:
     """Says of which of the two databases a failure is. Raises GatewayError."""
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
         raise GatewayError(
             f"the {side} database did not carry it out: {error}; put it right, and run this again"
         ) from error

@@ -354,7 +354,7 @@ async def test_a_chat_stays_in_order_when_one_cut_follows_another(rig: ConsumerR
             await rig.publish(
                 new(99, channel=chat(0)), *(new(number, channel=chat(1)) for number in range(1, 20))
             )
-            given_out = 20
+            given_out = 20.0
             for cuts in range(1, 6):
                 await until(lambda all=given_out: rig.metric("received_total", source="queue") >= all)  # type: ignore[misc]
                 await until(lambda: rig.metric("queue_connected") == 1)
