@@ -83,7 +83,9 @@ class Lane(Generic[Item]):
                 self.items.popleft()
             if not self.items or not self.items[0].stale:
                 return
-            if until is None and not all(item.stale for item in self.items):
+            if not self._holds_up():
+                until = None
+            elif until is None:
                 until = asyncio.get_running_loop().time() + AGAIN_SECONDS
             self._came.clear()
             self.waiting = True
@@ -92,10 +94,14 @@ class Lane(Generic[Item]):
                 async with asyncio.timeout_at(until):
                     await self._came.wait()
             except TimeoutError:
-                self.items = deque(item for item in self.items if not item.stale)
+                if self._holds_up():
+                    self.items = deque(item for item in self.items if not item.stale)
             finally:
                 self.waiting = False
         raise Stopping
+
+    def _holds_up(self) -> bool:
+        return not all(item.stale for item in self.items)
 
     async def pause(self, seconds: float) -> None:
         """Waits. Raises Stopping, at once, when the consumer is told to stop."""

@@ -91,6 +91,17 @@ async def test_what_stays_away_holds_up_the_rest_for_so_long_only(monkeypatch: p
         await desk.until("2", "3", "4")
 
 
+async def test_while_nothing_comes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes_module, "AGAIN_SECONDS", 0.05)
+    async with at_work() as desk:
+        desk.go_on.set()
+        lose(desk.give("1", "2"))
+        lose(desk.give("2"))
+        await asyncio.sleep(0.2)
+        desk.give("2", "1")
+        await desk.until("1", "2")
+
+
 async def test_what_has_no_key_is_not_waited_for() -> None:
     async with at_work() as desk:
         lose(desk.give("", ""))
