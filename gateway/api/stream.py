@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from gateway.api import metrics
 from gateway.api.auth import Reader, presented
 from gateway.api.channels import ChannelId
+from gateway.api.middleware import ENDLESS
 from gateway.api.problems import Problem, unavailable
 from gateway.api.resources import Resources
 from gateway.api.stream_cursor import LONGEST_CURSOR, BadCursor, Cursor, microseconds, moment_of
@@ -33,7 +34,7 @@ PART_EVENTS = 100  # of history sent together
 
 
 @router.get(
-    "/api/stream",
+    ENDLESS,
     response_class=StreamingResponse,
     responses={
         200: {

@@ -1,23 +1,20 @@
 """The schedule: the same from the same seed, with everything in it that was asked for."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.chaos.schedule import KINDS, NAMES, counts, plan
 
-_UNHURRIED = settings(deadline=None)  # a busy machine stands still for longer than an example may take
 _SECONDS = st.floats(10.0, 3600.0)
 _KILLS = st.integers(1, 300)
 
 
-@_UNHURRIED
 @given(st.integers(), _SECONDS, _KILLS)
 def test_a_seed_always_gives_the_same_schedule(seed: int, seconds: float, kills: int) -> None:
     assert plan(seed, seconds=seconds, kills=kills) == plan(seed, seconds=seconds, kills=kills)
 
 
-@_UNHURRIED
 @given(st.integers(), _SECONDS, _KILLS)
 def test_it_has_every_kill_and_at_least_one_of_everything_else_in_order(
     seed: int, seconds: float, kills: int
@@ -29,7 +26,6 @@ def test_it_has_every_kill_and_at_least_one_of_everything_else_in_order(
     assert all(0 <= action.at <= seconds for action in actions)
 
 
-@_UNHURRIED
 @given(st.integers(), st.sampled_from(sorted({*NAMES} - {"kill", "torn tail"})))
 def test_what_is_left_out_changes_nothing_of_the_rest(seed: int, kind: str) -> None:
     whole = plan(seed, seconds=120.0, kills=5)

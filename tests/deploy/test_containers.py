@@ -177,6 +177,7 @@ async def test_a_killed_master_is_replaced_and_a_restarted_container_stays_what_
 ) -> None:
     began = time.monotonic()
     await host.kill("redis-master")
+    # How soon is for test_localstack to say, where asking takes no time.
     while not redis(host, secrets, 26379, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "telegram").endswith("6380"):
         assert time.monotonic() - began < PATIENCE_SECONDS
         await asyncio.sleep(0.1)

@@ -10,7 +10,6 @@ from random import Random
 
 import aio_pika
 import asyncpg
-import pytest
 import pytest_asyncio
 import redis.asyncio as aioredis
 
@@ -26,7 +25,6 @@ SINKS = 3
 QUEUE = "telegram.consumer.e2e"
 PATIENCE_SECONDS = 120.0
 STILL_SECONDS = 3.0
-TEST_SECONDS = 900.0  # a busy machine takes several times as long as one that is free
 
 
 @dataclass
@@ -85,13 +83,6 @@ class Rig:
             ),
         ]
         return [f"{result.sink}: {problem}" for result in results for problem in result.problems]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives every test here its time, unless it has one of its own."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
 
 
 @pytest_asyncio.fixture(scope="session")

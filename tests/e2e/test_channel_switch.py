@@ -13,7 +13,7 @@ from gateway.journal import Gap, open_reader
 from gateway.localstack import LocalStack
 from gateway.sandbox.chats import Chat
 from gateway.sandbox.messages import Message
-from tests.e2e.clock import ticking
+from tests.clock import ticking
 from tests.e2e.conftest import Rig
 
 PATIENCE_SECONDS = 120.0

@@ -28,7 +28,7 @@ from gateway.localstack.rabbitmq import ClusterNode, url_of
 from gateway.localstack.stack import CONFIG_DIR
 from gateway.sandbox import Sandbox
 from gateway.sandbox.scene import phone, populate
-from tests.e2e.clock import ticking
+from tests.clock import ticking
 from tests.e2e.conftest import Rig
 
 SERVERS = ("postgres", "pgbouncer", "redis", "redis_replica", "sentinels", "rabbitmq_cluster")

@@ -17,7 +17,7 @@ from gateway.demo.process import GatewayProcess
 from gateway.journal import Gap, open_reader
 from gateway.sandbox import Sandbox
 from gateway.sandbox.scene import phone, populate
-from tests.e2e.clock import ticking
+from tests.clock import ticking
 from tests.e2e.desk import Desk
 
 PATIENCE_SECONDS = 120.0

@@ -26,7 +26,7 @@ from gateway.localstack import LocalStack
 from gateway.sandbox import Sandbox
 from gateway.sandbox.scene import Scene, phone, populate
 from gateway.sandbox.users import User
-from tests.e2e.clock import Clock, ticking
+from tests.clock import Clock, ticking
 from tests.e2e.conftest import Rig
 from tests.e2e.desk import NO_SINKS, Desk
 

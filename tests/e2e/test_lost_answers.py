@@ -14,7 +14,7 @@ from gateway.telegram import requests
 from gateway.telegram.account import Account
 from gateway.telegram.server import ServerAddress
 from gateway.telegram.session import SessionDirectory
-from tests.e2e.clock import ticking
+from tests.clock import ticking
 from tests.e2e.desk import API_HASH, Desk
 
 PATIENCE_SECONDS = 90.0

@@ -17,7 +17,7 @@ from gateway.sandbox import Media, Sandbox
 from gateway.sandbox.chats import Chat
 from gateway.sandbox.messages import Message
 from gateway.sandbox.scene import Scene, phone, populate
-from tests.e2e.clock import Clock, ticking
+from tests.clock import Clock, ticking
 from tests.e2e.desk import NO_SINKS, Desk
 
 PATIENCE_SECONDS = 120.0

@@ -19,7 +19,7 @@ from gateway.localstack import LocalStack
 from gateway.sandbox import Sandbox
 from gateway.spans import CLOSE_SECONDS
 from gateway.tracing import TraceIds
-from tests.e2e.clock import ticking
+from tests.clock import ticking
 from tests.e2e.collector import Collector
 from tests.e2e.conftest import Rig, running_rig
 from tests.e2e.desk import Desk

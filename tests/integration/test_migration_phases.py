@@ -17,6 +17,17 @@ from tests import old_stack
 from tests.migration_rig import Move, moving
 
 ROWS = 6000
+# What writes messages where there are some already does not come to an end.
+STOPS_AFTER_A_BATCH = (
+    """
+    CREATE FUNCTION telegram_gateway.stop() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF EXISTS (SELECT FROM telegram_gateway.messages) THEN PERFORM pg_sleep(600); END IF;
+        RETURN NULL;
+    END $$
+    """,
+    "CREATE TRIGGER stop BEFORE INSERT ON telegram_gateway.messages EXECUTE FUNCTION telegram_gateway.stop()",
+)
 CONTENT = """
 SELECT channel_id, message_id::text, text, caption, media_type, sender_id, sender_name, sender_username,
 received_at
@@ -101,15 +112,19 @@ async def test_rows_that_have_no_place_are_kept_in_a_private_file_as_they_were(m
 
 
 async def test_a_copy_that_is_killed_goes_on_where_it_was(move: Move) -> None:
+    for statement in STOPS_AFTER_A_BATCH:
+        await move.ask_new(statement)
     process = await move.start("migrate", "copy")
     async with asyncio.timeout(120):
         while not (before := (await move.ask_new("SELECT count(*) FROM telegram_gateway.messages"))[0][0]):
-            assert process.returncode in {None, 0}
+            assert process.returncode is None
             await asyncio.sleep(0.01)
-    if process.returncode is None:  # it may be through by now on a busy machine
-        process.send_signal(signal.SIGKILL)
+    process.send_signal(signal.SIGKILL)
     await process.communicate()
-    assert 0 < before <= ROWS
+    assert process.returncode == -signal.SIGKILL
+    assert 0 < before < ROWS
+    await move.ask_new("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+    await move.ask_new("DROP FUNCTION telegram_gateway.stop() CASCADE")
     await move.run("copy")
     await move.run("verify")
     assert "0 messages of 0 days" in await move.run("copy"), "there is nothing left to carry"

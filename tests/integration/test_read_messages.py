@@ -52,7 +52,7 @@ FILTERS = st.builds(
 
 
 @given(FILTERS, st.integers(1, 7), st.lists(st.integers(0, 9), max_size=4))
-@settings(max_examples=60, deadline=None, suppress_health_check=IN_THE_RIG)
+@settings(max_examples=60, suppress_health_check=IN_THE_RIG)
 async def test_paging_gives_each_message_once_while_others_come_in(
     rig: ReadRig, wanted: MessageFilter, limit: int, inserted: list[int]
 ) -> None:
@@ -202,7 +202,7 @@ async def test_hits_are_places_of_the_text_as_it_was_written(
 
 
 @given(st.text(st.sampled_from("aAáÁçõoeOESs <>-&/@.\x02\x03🚀ß İÇ4"), min_size=1, max_size=40))
-@settings(max_examples=60, deadline=None, suppress_health_check=IN_THE_RIG)
+@settings(max_examples=60, suppress_health_check=IN_THE_RIG)
 async def test_a_hit_is_where_the_word_is_or_nowhere(rig: ReadRig, noise: str) -> None:
     text = f"{noise} petr4 {noise}"
     await rig.database.execute("TRUNCATE telegram_gateway.messages, telegram_gateway.message_arrivals")

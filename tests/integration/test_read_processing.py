@@ -274,7 +274,7 @@ STEPS = st.lists(
 @example([("begin", 1), ("store", 1), ("settle", None), ("end", True)])
 @example([("store", 2), ("settle", None), ("reprocess", 1)])
 @given(STEPS)
-@settings(max_examples=12, deadline=None, suppress_health_check=IN_THE_RIG)
+@settings(max_examples=12, suppress_health_check=IN_THE_RIG)
 async def test_whatever_happens_in_whichever_order_nothing_is_lost(
     stack: LocalStack, rig: ReadRig, steps: list[tuple[str, Any]]
 ) -> None:

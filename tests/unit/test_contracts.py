@@ -154,7 +154,7 @@ def test_the_examples_are_what_the_gateway_makes_of_telegrams_updates() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["MessageMedia", "MessageAction"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=seeds, edited=st.booleans())
 def test_whatever_telegram_sends_keeps_the_promise(prefix: str, seed: int, edited: bool) -> None:
     chance = Random(seed)
@@ -172,7 +172,7 @@ def test_whatever_telegram_sends_keeps_the_promise(prefix: str, seed: int, edite
         assert_keeps_the_promise(event)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(chat=st.integers(1, 2**31), messages=st.lists(st.integers(1, 2**31 - 1), min_size=1, max_size=3))
 def test_deletions_keep_the_promise(chat: int, messages: list[int]) -> None:
     update = types.UpdateDeleteChannelMessages(chat, messages, 1, 1)

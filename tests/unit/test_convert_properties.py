@@ -85,7 +85,7 @@ def assert_is_of(event: Event, message: Any) -> None:
 
 
 @pytest.mark.parametrize("constructor", MEDIA, ids=lambda one: one.__name__)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=seeds)
 def test_a_message_with_any_media_becomes_its_event(constructor: Any, seed: int) -> None:
     chance = Random(seed)
@@ -101,7 +101,7 @@ def test_a_message_with_any_media_becomes_its_event(constructor: Any, seed: int)
 
 
 @pytest.mark.parametrize("constructor", ACTIONS, ids=lambda one: one.__name__)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=seeds)
 def test_a_service_message_with_any_action_becomes_its_event(constructor: Any, seed: int) -> None:
     chance = Random(seed)
@@ -118,7 +118,6 @@ def test_a_service_message_with_any_action_becomes_its_event(constructor: Any, s
     assert one(wire(message)) == event
 
 
-@settings(deadline=None)
 @given(seed=seeds)
 def test_entities_keep_their_places_in_utf16_units(seed: int) -> None:
     chance = Random(seed)
@@ -134,7 +133,6 @@ def test_entities_keep_their_places_in_utf16_units(seed: int) -> None:
     assert len((event.content or "").encode("utf-16-le")) == units
 
 
-@settings(deadline=None)
 @given(text=hard_texts, seed=seeds)
 def test_no_text_breaks_a_sink_or_moves_an_entity(text: str, seed: int) -> None:
     """Lone surrogates cannot go over the wire, but a library may make them of what it reads."""
@@ -165,7 +163,6 @@ def test_no_text_breaks_a_sink_or_moves_an_entity(text: str, seed: int) -> None:
     assert len(before) == len(after)
 
 
-@settings(deadline=None)
 @given(seed=seeds)
 def test_a_revision_has_one_id_and_content_decides_it(seed: int) -> None:
     chance = Random(seed)
@@ -190,7 +187,6 @@ def test_a_revision_has_one_id_and_content_decides_it(seed: int) -> None:
     assert fourth.content_digest == third.content_digest
 
 
-@settings(deadline=None)
 @given(seed=seeds)
 def test_votes_do_not_change_a_poll_but_its_question_does(seed: int) -> None:
     chance = Random(seed)
@@ -203,7 +199,6 @@ def test_votes_do_not_change_a_poll_but_its_question_does(seed: int) -> None:
     assert one(wire(message_with(seed, media=media))).content_digest != before.content_digest
 
 
-@settings(deadline=None)
 @given(seed=seeds)
 def test_short_messages_and_deletions_become_events_of_the_right_chat(seed: int) -> None:
     chance = Random(seed)

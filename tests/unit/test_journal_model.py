@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -335,6 +335,4 @@ def _plain(records: list[Record]) -> list[tuple[int, Event]]:
 
 
 TestJournalAgainstModel = JournalMachine.TestCase
-TestJournalAgainstModel.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+TestJournalAgainstModel.settings = settings(max_examples=40, stateful_step_count=25)

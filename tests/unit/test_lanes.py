@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -119,7 +120,7 @@ async def test_a_stop_waits_for_nothing_that_would_come_again() -> None:
 
 
 @given(st.integers(1, 12), st.lists(st.randoms(use_true_random=False), min_size=1, max_size=4))
-def test_however_often_and_in_whatever_order_it_is_given_back(count: int, losses: list[object]) -> None:
+def test_however_often_and_in_whatever_order_it_is_given_back(count: int, losses: list[Random]) -> None:
     async def main() -> None:
         async with at_work() as desk:
             keys = [str(number) for number in range(count)]
@@ -127,7 +128,7 @@ def test_however_often_and_in_whatever_order_it_is_given_back(count: int, losses
             for loss in losses:
                 lose(given_last)
                 again = keys.copy()
-                loss.shuffle(again)  # type: ignore[attr-defined]
+                loss.shuffle(again)
                 given_last = desk.give(*again)
             desk.go_on.set()
             await desk.until(*keys)

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.api.stream_cursor import BadCursor, Cursor, Progress, microseconds
@@ -30,7 +30,6 @@ bursts = st.lists(
 
 
 @given(bursts, st.data())
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_cursor_tells_what_was_delivered_from_what_was_not(
     chosen: list[tuple[str, str, int, int]], data: st.DataObject
 ) -> None:

@@ -353,7 +353,7 @@ def disguised(draw: st.DrawFn, text: str) -> str:
 
 
 @given(spellings())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_every_signal_is_read_back_from_every_spelling(spelling: tuple[Signal, str]) -> None:
     meant, text = spelling
     assert parse(text) == meant
@@ -383,7 +383,7 @@ def seconds_to_parse(text: str) -> float:
 @example("1." * 2048)
 @example("\u0301\u0316" * 2048)
 @example("x" * 1_000_000)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_whatever_the_longest_message_holds_is_read_at_once(text: str) -> None:
     # Three times: the collector may come by once.
     assert any(seconds_to_parse(text) < SECONDS_FOR_THE_LONGEST for _ in range(3))
