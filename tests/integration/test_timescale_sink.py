@@ -369,8 +369,8 @@ async def test_years_of_history_go_into_compressed_chunks_and_nothing_is_refused
 
 
 async def imported(sink: TimescaleSink, events: list[Event]) -> None:
-    for start in range(0, len(events), 80):  # what the test's server takes at once
-        await sink.deliver(records(*events[start : start + 80], first_seq=start + 1))
+    for start in range(0, len(events), 500):
+        await sink.deliver(records(*events[start : start + 500], first_seq=start + 1))
 
 
 async def quickest_live_batch(sink: TimescaleSink, first: int) -> float:
