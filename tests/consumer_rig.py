@@ -162,6 +162,19 @@ class ConsumerRig:
             found = await channel.declare_queue(queue or self.queue, passive=True)
             return found.declaration_result.message_count or 0
 
+    async def give_back(self, messages: int) -> None:
+        """Takes so many from the queue, and loses the connection before any of them is done."""
+        taken: list[AbstractIncomingMessage] = []
+
+        async def take(message: AbstractIncomingMessage) -> None:
+            taken.append(message)
+
+        async with await aio_pika.connect(self.stack.rabbitmq.url) as connection:
+            channel = await connection.channel()
+            await channel.set_qos(messages)
+            await (await channel.get_queue(self.queue, ensure=False)).consume(take)
+            await until(lambda: len(taken) == messages)
+
     async def purge(self) -> None:
         """Loses what is in the queue."""
         async with await aio_pika.connect(self.stack.rabbitmq.url) as connection:

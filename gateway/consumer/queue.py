@@ -7,7 +7,7 @@ that waits for a retry would use up all places, so the consumer asks for as many
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 import structlog
@@ -215,7 +215,11 @@ class Tap:
         self._careful = True
         self._suspect = True
         self._generation = 0
+        self._prefetch = 0
         self._full = False
+        self._may_ack = asyncio.Event()
+        self._may_ack.set()
+        self._look_again = 0.0  # by the loop's clock
 
     async def open(self, connection: AbstractConnection) -> None:
         """Begins to consume, one message at a time."""
@@ -237,16 +241,17 @@ class Tap:
                     await self._widen()
                 await self._wake.wait()
                 self._wake.clear()
-            if not self.closed:
-                with sorted_failures():
-                    await self._queue.cancel(self._tag, timeout=ANSWER_TIMEOUT)
+            # The subscription ends with the connection: so the broker gets back all that is out, in its
+            # order, before whoever stands by gets what follows.
+            self._may_ack.set()
             await self._lanes.drained.wait()
         finally:
             self._lanes.listeners.discard(self._wake.set)
-            self.closed = True
+            self._on_close()
 
     async def ack(self, delivery: "QueueDelivery", message: AbstractIncomingMessage) -> None:
         """Acknowledges; a channel that is gone needs none, since the broker delivers again."""
+        await self._may_ack.wait()
         self._out.discard(delivery)
         if self._careful:
             self._wake.set()
@@ -264,55 +269,74 @@ class Tap:
     async def _widen(self) -> None:
         """Asks for more messages when the ones that are out leave too little room for others."""
         if self._careful:
-            if self._suspect or not await self._may_begin_anew():
-                return
-            self._careful = False
-            await self._begin(self._settings.prefetch)
+            if not self._suspect and await self._begin_anew():
+                self._careful = False
             return
         held = [item for item in self._lanes.waiting() if item in self._out]
-        stuck = sum(1 for item in held if isinstance(item, QueueDelivery) and item.tag == self._tag)
-        if stuck < (self._settings.prefetch + 1) // 2:
-            return
-        if len(held) >= self._settings.set_aside:
+        if self._out_of_subscription(held) < (self._settings.prefetch + 1) // 2:
+            self._may_ack.set()
+        elif len(held) >= self._settings.set_aside:
             if not self._full:
                 log.warning("consumer_set_aside_full", queue=self.queue_name, messages=len(held))
             self._full = True
-        elif await self._may_begin_anew():
+            self._may_ack.set()
+        elif await self._begin_anew():
             self._full = False
-            await self._begin(self._settings.prefetch)
 
-    async def _may_begin_anew(self) -> bool:
-        """Whether nobody else gets the messages that follow while some are out here: order comes first."""
-        if not self._out:
-            return True
+    async def _begin_anew(self) -> bool:
+        """Asks for `prefetch` more messages if that costs no chat its order; returns whether it did.
+
+        What is on its way to a subscription that ends goes back behind what came back to the queue before. So
+        nothing may be on its way: all that the broker may give is here and stays unacknowledged meanwhile, or
+        it has nothing to give. And nobody else may get what follows while some are out here.
+        """
+        if self._loop.time() < self._look_again:
+            return False
+        self._may_ack.clear()
         queue = await self._channel.declare_queue(self.queue_name, passive=True, timeout=ANSWER_TIMEOUT)
         # A subscription that ended counts for as long as something that came over it is out.
         ours = {item.tag for item in self._out} | {self._tag}
-        alone = (queue.declaration_result.consumer_count or 0) <= len(ours)
-        if not alone:
+        if self._out and (queue.declaration_result.consumer_count or 0) > len(ours):
+            self._look_again = self._loop.time() + STANDBY_CHECK
             self._loop.call_later(STANDBY_CHECK, self._wake.set)
-        return alone
+        elif queue.declaration_result.message_count and self._out_of_subscription(self._out) < self._prefetch:
+            if not self._careful:
+                return False  # nothing is acknowledged before all is here: each that comes wakes the tap
+        else:
+            await self._begin(self._settings.prefetch)
+            self._may_ack.set()
+            return True
+        self._may_ack.set()
+        return False
+
+    def _out_of_subscription(self, items: Collection[object]) -> int:
+        """How many of these came over the subscription that gives messages now."""
+        return sum(1 for item in items if isinstance(item, QueueDelivery) and item.tag == self._tag)
 
     async def _begin(self, prefetch: int) -> None:
         # The broker gives a consumer its prefetch when it begins: a new one starts with all of it.
         if self._generation:
             await self._queue.cancel(self._tag, timeout=ANSWER_TIMEOUT)
         self._generation += 1
+        self._prefetch = prefetch
         await self._channel.set_qos(prefetch, timeout=ANSWER_TIMEOUT)
         await self._queue.consume(self._on_message, consumer_tag=self._tag, timeout=ANSWER_TIMEOUT)
 
     async def _on_message(self, message: AbstractIncomingMessage) -> None:
         # Nothing is awaited here: messages enter the lanes in the order in which they came.
+        if self._lanes.stopping.is_set():
+            return
         delivery = QueueDelivery(message, self, self._dead_letters)
         self._out.add(delivery)
         # What this process was cut off from did not kill it.
         self._suspect = delivery.deliveries - self._losses >= SUSPECT_DELIVERIES
-        if self._careful:
+        if self._careful or not self._may_ack.is_set():
             self._wake.set()
         self._effects.submit(delivery)
 
     def _on_close(self, *_: object) -> None:
         self.closed = True
+        self._may_ack.set()
         self._wake.set()
 
     def _on_cancel(self, *_: object) -> None:

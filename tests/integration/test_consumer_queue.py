@@ -5,10 +5,13 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import aio_pika
 import pytest
+from aio_pika import Channel
 from aiomisc.pytest import TCPProxy
 
 from gateway.consumer import Event, Ignored, QueueConsumer, Rejected, TryLater
@@ -446,16 +449,70 @@ async def test_a_second_process_stands_by_and_takes_over(rig: ConsumerRig) -> No
     async with rig.running(consumer(rig), one):
         await rig.publish(new(1))
         await until(lambda: handled["first"] == [1])
-        async with rig.running(consumer(rig), two) as _:
+        async with rig.running(consumer(rig), two):
             await rig.publish(*(new(number) for number in range(2, 40)))
             await until(lambda: rig.all_in("published", 39))
             assert handled["second"] == []
-            second = asyncio.Event()
-            second.set()
     async with rig.running(consumer(rig), two):
         await rig.publish(new(40))
         await until(lambda: handled["second"] == [40])
     assert handled["first"] == list(range(1, 40))
+
+
+async def test_whoever_stands_by_gets_what_a_stop_leaves_in_its_order_and_not_before_the_last_is_done(
+    rig: ConsumerRig,
+) -> None:
+    handled: list[int] = []
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def first(event: Event) -> None:
+        begun.set()
+        await go_on.wait()
+        handled.append(event.message_id)
+
+    async def second(event: Event) -> None:
+        handled.append(event.message_id)
+
+    stopping = consumer(rig, prefetch=5)
+    async with rig.running(stopping, first):
+        await rig.publish(*(new(number) for number in range(1, 21)))
+        await begun.wait()
+        await until(lambda: rig.metric("received_total", source="queue") >= 5)
+        async with rig.running(QueueConsumer(rig.settings()), second):
+            stopping.stop()
+            await asyncio.sleep(0.3)  # long enough for the broker to turn to the other one
+            go_on.set()
+            await until(lambda: rig.all_in("published", 20))
+    assert handled == [*range(1, 21)]
+
+
+async def test_a_subscription_that_is_widened_costs_no_order(
+    rig: ConsumerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker puts what is on its way to a subscription that ends behind what came back before."""
+    handled: list[int] = []
+    declare = Channel.declare_queue
+
+    async def handle(event: Event) -> None:
+        handled.append(event.message_id)
+
+    async def answered_late(*arguments: Any, passive: bool = False, **options: Any) -> Any:
+        answer = await declare(*arguments, passive=passive, **options)
+        if passive:
+            # The worst moment: just when the first one is acknowledged, which has the broker give the next.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    while not rig.metric("handled_total", outcome="handled"):
+                        await asyncio.sleep(0)
+        return answer
+
+    await rig.declare()
+    await rig.publish(*(new(number) for number in range(1, 21)))
+    await rig.give_back(20)
+    monkeypatch.setattr(Channel, "declare_queue", answered_late)
+    async with rig.running(consumer(rig), handle):
+        await until(lambda: rig.all_in("published", 20))
+    assert handled == [*range(1, 21)]
 
 
 async def test_two_consumers_do_not_see_each_others_state(stack: LocalStack, rig: ConsumerRig) -> None:
