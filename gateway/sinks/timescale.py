@@ -2,16 +2,21 @@
 
 The bodies go over as they are in the journal, and the database takes them apart; what it already has it
 leaves as it is. Messages of any age are accepted here, also ones that retention will soon drop.
+
+Beside a message that comes edited goes its edit, for the database alone: another gateway may have stored the
+message in its former words, and nobody have seen the edit (docs/decisions/0008-ledger.md).
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import asyncpg
+import msgspec
 
 from gateway.database import connect, load_migrations, require_schema
 from gateway.database.connection import CONNECTION_LOST, Connection
 from gateway.errors import RecordsRefused, SchemaError, SinkUnavailable
+from gateway.event import as_edit, encode
 from gateway.journal import Record
 
 # Only for a server that went silent: slow statements are the server's to end (statement_timeout of the role).
@@ -24,6 +29,9 @@ _DATA_ERROR_CLASSES = {"22", "23", "54"}
 _DECOMPRESSION_LIMIT = "53400"
 _NO_DECOMPRESSION_LIMIT = "SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
 _INGEST = "SELECT telegram_gateway.ingest($1)"
+# Only of a member: within a string, JSON escapes the quotes.
+_HAS_EDIT_DATE = b'"edit_date":"'
+_DERIVED = b',"derived":true}'
 
 
 class _DataError(Exception):
@@ -101,7 +109,7 @@ class TimescaleSink:
         # Rather than asyncpg's own timeout, which sends a cancel request: PgBouncer 1.18 can crash on those.
         watchdog = asyncio.get_running_loop().call_later(SILENCE_LIMIT, connection.terminate)
         try:
-            bodies = b"[" + b",".join([record.body for record in batch]) + b"]"
+            bodies = b"[" + b",".join([element for record in batch for element in _elements(record)]) + b"]"
             if unlimited:
                 async with connection.transaction():
                     await connection.execute(_NO_DECOMPRESSION_LIMIT)
@@ -122,6 +130,19 @@ class TimescaleSink:
             raise SinkUnavailable(f"lost the connection to PostgreSQL: {error}") from error
         finally:
             watchdog.cancel()
+
+
+def _elements(record: Record) -> Iterator[bytes]:
+    yield record.body
+    # Decoding every body would cost more than all else here.
+    if _HAS_EDIT_DATE not in record.body:
+        return
+    try:
+        event = record.event
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return  # the database says what is wrong with it
+    if event.kind == "message.new" and event.edit_date is not None:
+        yield encode(as_edit(event)).removesuffix(b"}") + _DERIVED
 
 
 def _halves(batch: Sequence[Record]) -> tuple[Sequence[Record], Sequence[Record]]:

@@ -292,3 +292,45 @@ async def test_one_process_goes_on_while_the_other_is_dead_and_both_have_all_in_
         await second.kill()
         pair.sandbox.world.post(pair.channel, "ZERADO")
         await pair.assert_each_change_is_everywhere_once()
+
+
+async def test_an_edit_that_only_the_other_process_finds_reaches_the_database_once(
+    pair: Pair, tmp_path: Path
+) -> None:
+    world = pair.sandbox.world
+    channel = world.add_channel("Outros sinais", [pair.users[0]])
+    async with _two_processes(pair, tmp_path) as (first, second):
+        message = world.post(channel, "COMPRA PETR4")
+        await _stored(pair, channel, ["COMPRA PETR4"], ["COMPRA PETR4"], 0)
+        assert await first.stop() == 0
+        world.edit(channel, message.id, "COMPRA PETR4, corrigida")
+        world.join(channel, pair.users[1])
+        await second.command("backfill", "--chat", channel.ref, "--account", ACCOUNTS[1], "--limit", "10")
+        await _stored(pair, channel, ["COMPRA PETR4"], ["COMPRA PETR4, corrigida"], 1)
+        # Now the edit itself comes, late: it is that revision.
+        await first.start()
+        world.post(channel, "STOP")
+        await _stored(pair, channel, ["COMPRA PETR4", "STOP"], ["COMPRA PETR4, corrigida", "STOP"], 1)
+
+
+async def _stored(pair: Pair, chat: Chat, first: list[str], newest: list[str], revisions: int) -> None:
+    """Waits until the database shows a chat's messages in these words, as they came and as they are now."""
+    question = """
+        SELECT
+            (SELECT array_agg(text ORDER BY message_id) FROM telegram_gateway.messages
+             WHERE channel_id = $1 AND text <> ''),
+            (SELECT array_agg(text ORDER BY message_id) FROM telegram_gateway.messages_newest
+             WHERE channel_id = $1 AND text <> ''),
+            (SELECT count(*) FROM telegram_gateway.message_revisions WHERE channel_id = $1)
+    """
+    connection = await asyncpg.connect(pair.stack.postgres.dsn)
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            found = [tuple(row) for row in await connection.fetch(question, chat.ref)]
+            if found == [(first, newest, revisions)]:
+                return
+            assert time.monotonic() < deadline, found
+            await asyncio.sleep(0.2)
+    finally:
+        await connection.close()
