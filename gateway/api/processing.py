@@ -132,10 +132,8 @@ async def list_unprocessed(
     return answer(request, encode_page(page.messages, following), headers={"X-Source": "database"})
 
 
-@router.post("/mark-processed")
-async def mark_processed(
-    request: Request, response: Response, caller: Processor, batch: ProcessedBatch
-) -> MarkedBatch:
+@router.post("/mark-processed", response_model=MarkedBatch)
+async def mark_processed(request: Request, caller: Processor, batch: ProcessedBatch) -> Response:
     """Notes what became of up to 1000 messages, all or nothing.
 
     Saying it again changes nothing. What was processed or ignored stays so; what has failed may still be
@@ -150,10 +148,11 @@ async def mark_processed(
     marked = iter(await desk_of(request).reader.mark_processed(batch.consumer, outcomes))
     resources: Resources = request.app.state.resources
     await resources.cache.changed(generation_key(batch.consumer))
-    response.headers.update(_NO_STORE)
-    return MarkedBatch(
+    done = MarkedBatch(
         items=[_item(ref, next(marked) if caller.may_see(ref.chat.key) else None) for ref in refs]
     )
+    # Written here: FastAPI would check and rebuild each of its entries before.
+    return Response(done.model_dump_json(by_alias=True), media_type="application/json", headers=_NO_STORE)
 
 
 @router.post("/{channelId}/{messageId}/reprocess", responses=_404)

@@ -1,6 +1,7 @@
 """Where consumers stand: what is unprocessed is never lost, come what may late or first."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.event import utc_now
 from gateway.localstack import LocalStack
-from gateway.read import ChatRef, MessageRef, Outcome
+from gateway.read import ChatRef, MessageReader, MessageRef, Outcome
 from gateway.read.records import Status
 from tests.read_rig import ReadRig, ingest, read_rig
 from tests.sink_events import CHANNEL, days_ago, deleted, edited, new
@@ -339,3 +340,22 @@ async def _in_other(rig: ReadRig, number: int, waiting: list[int]) -> bool:
         OTHER,
         number,
     )
+
+
+async def test_marking_one_reads_as_little_however_much_was_marked_since_the_plan_was_made(
+    rig: ReadRig,
+) -> None:
+    reader = MessageReader(rig.database)
+
+    async def blocks(message: int) -> int:
+        plan = await rig.database.fetchval(
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM telegram_gateway.mark_processed("
+            f"'x', '{{0}}', '{{{CHANNEL}}}', '{{{message}}}', '{{published}}', '{{NULL}}')"
+        )
+        return int(json.loads(plan)[0]["Plan"]["Shared Hit Blocks"])
+
+    for number in range(1, 20):  # PostgreSQL keeps a plan from the sixth time on
+        few = await blocks(number)
+    for start in range(1_000, 21_000, 1_000):
+        await reader.mark_processed("x", done(*range(start, start + 1_000)))
+    assert await blocks(20) < few + 20
