@@ -296,17 +296,20 @@ class Tap:
         queue = await self._channel.declare_queue(self.queue_name, passive=True, timeout=ANSWER_TIMEOUT)
         # A subscription that ended counts for as long as something that came over it is out.
         ours = {item.tag for item in self._out} | {self._tag}
-        if self._out and (queue.declaration_result.consumer_count or 0) > len(ours):
-            self._look_again = self._loop.time() + STANDBY_CHECK
-            self._loop.call_later(STANDBY_CHECK, self._wake.set)
-        elif queue.declaration_result.message_count and self._out_of_subscription(self._out) < self._prefetch:
-            if not self._careful:
-                return False  # nothing is acknowledged before all is here: each that comes wakes the tap
-        else:
+        followed = self._out and (queue.declaration_result.consumer_count or 0) > len(ours)
+        under_way = (
+            queue.declaration_result.message_count and self._out_of_subscription(self._out) < self._prefetch
+        )
+        if not followed and not under_way:
             await self._begin(self._settings.prefetch)
             self._may_ack.set()
             return True
-        self._may_ack.set()
+        self._loop.call_later(STANDBY_CHECK, self._wake.set)
+        if followed:
+            self._look_again = self._loop.time() + STANDBY_CHECK
+        if followed or self._careful:
+            self._may_ack.set()
+        # Else what is under way wakes the tap as it comes, until all is here.
         return False
 
     def _out_of_subscription(self, items: Collection[object]) -> int:
