@@ -312,14 +312,17 @@ async def test_a_derived_edit_counts_only_where_it_is_one_and_is_no_event_of_its
     assert [row[0] for row in rows] == [2, 3]
 
 
-async def test_taking_the_derived_edits_back_leaves_the_ingest_of_before(database: Connection) -> None:
-    ingest_now = "SELECT pg_get_functiondef('telegram_gateway.ingest'::regproc)"
-    await up(database, to=18)
-    before = await database.fetchval(ingest_now)
-    await up(database, to=19)
-    assert await database.fetchval(ingest_now) != before
-    await down(database, to=18)
-    assert await database.fetchval(ingest_now) == before
+@pytest.mark.parametrize(("version", "function"), [(19, "ingest"), (20, "mark_processed")])
+async def test_taking_a_function_back_leaves_the_one_of_before(
+    database: Connection, version: int, function: str
+) -> None:
+    definition = f"SELECT pg_get_functiondef('telegram_gateway.{function}'::regproc)"
+    await up(database, to=version - 1)
+    before = await database.fetchval(definition)
+    await up(database, to=version)
+    assert await database.fetchval(definition) != before
+    await down(database, to=version - 1)
+    assert await database.fetchval(definition) == before
 
 
 async def test_the_current_view_shows_the_newest_content_and_what_was_deleted(database: Connection) -> None:
