@@ -264,7 +264,9 @@ class Tap:
 
     @property
     def _tag(self) -> str:
-        return f"{self._settings.name}-{self._generation}"
+        # Padded: what is out when the connection ends goes back in the order of the tags, of up to 32 of them
+        # (an Erlang map of more has no order).
+        return f"{self._settings.name}-{self._generation:06}"
 
     async def _widen(self) -> None:
         """Asks for more messages when the ones that are out leave too little room for others."""

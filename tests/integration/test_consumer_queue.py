@@ -486,6 +486,23 @@ async def test_whoever_stands_by_gets_what_a_stop_leaves_in_its_order_and_not_be
     assert handled == [*range(1, 21)]
 
 
+async def test_what_was_set_aside_over_many_subscriptions_goes_back_in_its_order(rig: ConsumerRig) -> None:
+    handled: list[int] = []
+
+    async def later(event: Event) -> None:
+        raise TryLater("not yet")
+
+    async def handle(event: Event) -> None:
+        handled.append(event.message_id)
+
+    async with rig.running(consumer(rig, prefetch=2, first_delay=timedelta(seconds=20)), later):
+        await rig.publish(*(new(number) for number in range(1, 41)))
+        await until(lambda: rig.metric("received_total", source="queue") >= 40)
+    async with rig.running(QueueConsumer(rig.settings()), handle):
+        await until(lambda: rig.all_in("published", 40))
+    assert handled == [*range(1, 41)]
+
+
 async def test_a_subscription_that_is_widened_costs_no_order(
     rig: ConsumerRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
