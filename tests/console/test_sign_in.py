@@ -1,8 +1,10 @@
 """Signing in and out: who holds a token gets in, and no script, other site or later user gets the token."""
 
+import asyncio
+
 import asyncpg
 import httpx
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from gateway.api.auth import CONSOLE_COOKIE
 from gateway.tokens import revoke_token
@@ -53,6 +55,23 @@ async def test_who_was_sent_to_sign_in_gets_where_they_wanted_and_nowhere_else(
     await expect(page).to_have_url(f"{visit.url}/console/search?search=petr4")
     await page.goto(f"{visit.url}/console/sign-in?next=//example.org/")
     await expect(page).to_have_url(f"{visit.url}/")
+    visit.assert_clean()
+
+
+async def test_nothing_can_be_typed_or_sent_before_the_page_listens(visitor: Visitor, place: Place) -> None:
+    visit = await visitor()
+    page = visit.page
+    token = await place.api.token(["read"])
+    held: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
+    await page.route("**/static/sign_in.js", lambda route: held.set_result(route))
+    await page.goto(f"{visit.url}/console/sign-in", wait_until="commit")
+    script = await held
+    await expect(page.get_by_label("Token")).to_be_disabled()
+    await expect(page.get_by_role("button", name="Sign in")).to_be_disabled()
+    await script.continue_()
+    await page.get_by_label("Token").fill(token)
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", name="Overview", level=1)).to_be_visible()
     visit.assert_clean()
 
 

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.demo.comparison import compare_journal
 from gateway.localstack import LocalStack
 from gateway.sandbox import Sandbox
 from gateway.sandbox.scene import Scene, phone, populate
@@ -111,6 +112,7 @@ async def watched(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -
 async def live(desk: Watched, stack: LocalStack) -> None:
     """Traffic, error answers, a flood wait, a lost connection, and an outage of the cache."""
     faults = desk.sandbox.faults
+    before = desk.sandbox.world.position
     await desk.sandbox.traffic.run(400, count=400)
     faults.fail_calls("GetDialogsRequest", 420, "FLOOD_WAIT_1", times=1)
     faults.fail_calls("GetDifferenceRequest", 500, "INTERNAL", times=1)
@@ -127,6 +129,10 @@ async def live(desk: Watched, stack: LocalStack) -> None:
         await stack.redis.start()
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not {"420", "500"} <= await rpc_errors(desk):
+            await asyncio.sleep(0.05)
+        # What was posted while the connection was down comes chat by chat.
+        truth = desk.sandbox.truth(desk.scene.accounts[0], before)
+        while compare_journal(desk.gateway.journal_path, truth).problems:
             await asyncio.sleep(0.05)
     await desk.gateway.wait_delivered(sinks=3)
     await desk.until("/health", status="healthy")

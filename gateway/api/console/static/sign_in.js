@@ -40,6 +40,7 @@ function refuse(text) {
 }
 
 find("#not-encrypted").hidden = location.protocol === "https:" || LOOPBACK.has(location.hostname);
+field.disabled = button.disabled = false;
 field.focus();
 // Already signed in, as after a link from another site, with which no cookie is sent.
 request("/console/session").then((session) => session && location.replace(destination()), () => {});
