@@ -3,7 +3,7 @@
 `prefetch` messages are out at a time. Two things move that number. After a crash the broker counts a delivery
 for everything that was out, so messages that came back more than once are taken alone: what kills the process
 then spends its own deliveries up to the queue's limit, and not its neighbours'. And the messages of a chat
-that waits for a retry would use up all places, so the consumer asks for as many again, and sets those aside.
+that waits for a retry would use up all places, so the consumer sets them aside and asks for as many again.
 """
 
 import asyncio
@@ -34,6 +34,9 @@ from gateway.tasks import run_together
 log = structlog.get_logger()
 
 STANDBY_CHECK = 1.0  # seconds
+# What is out when a connection ends goes back in the order of its subscriptions' tags, up to this many: the
+# broker keeps them in an Erlang map, and one of more than 32 keys has no order.
+SUBSCRIPTIONS = 32
 SUSPECT_DELIVERIES = 2  # how often a message came back without an answer until it is taken alone
 
 
@@ -253,7 +256,7 @@ class Tap:
         """Acknowledges; a channel that is gone needs none, since the broker delivers again."""
         await self._may_ack.wait()
         self._out.discard(delivery)
-        if self._careful:
+        if self._careful or self._prefetch != self._settings.prefetch:
             self._wake.set()
         if self.closed:
             return
@@ -264,28 +267,33 @@ class Tap:
 
     @property
     def _tag(self) -> str:
-        # Padded: what is out when the connection ends goes back in the order of the tags, of up to 32 of them
-        # (an Erlang map of more has no order).
+        # Padded: in the order of text, 2 would come after 10.
         return f"{self._settings.name}-{self._generation:06}"
 
     async def _widen(self) -> None:
-        """Asks for more messages when the ones that are out leave too little room for others."""
+        """Asks for more messages when the ones that are out leave too little room for others.
+
+        For as many as are set aside, so that a few subscriptions hold all that may be; for the usual number
+        again when none are.
+        """
+        usual, most = self._settings.prefetch, self._settings.set_aside
         if self._careful:
-            if not self._suspect and await self._begin_anew():
+            if not self._suspect and await self._begin_anew(usual):
                 self._careful = False
             return
         held = [item for item in self._lanes.waiting() if item in self._out]
-        if self._out_of_subscription(held) < (self._settings.prefetch + 1) // 2:
+        roomy = self._prefetch - self._out_of_subscription(held) > usual // 2
+        if roomy and (held or self._prefetch == usual):
             self._may_ack.set()
-        elif len(held) >= self._settings.set_aside:
+        elif len(held) >= most or len({item.tag for item in self._out} | {self._tag}) >= SUBSCRIPTIONS:
             if not self._full:
                 log.warning("consumer_set_aside_full", queue=self.queue_name, messages=len(held))
             self._full = True
             self._may_ack.set()
-        elif await self._begin_anew():
+        elif await self._begin_anew(max(usual, min(len(held), most - len(held)))):
             self._full = False
 
-    async def _begin_anew(self) -> bool:
+    async def _begin_anew(self, prefetch: int) -> bool:
         """Asks for `prefetch` more messages if that costs no chat its order; returns whether it did.
 
         What is on its way to a subscription that ends goes back behind what came back to the queue before. So
@@ -303,7 +311,7 @@ class Tap:
             queue.declaration_result.message_count and self._out_of_subscription(self._out) < self._prefetch
         )
         if not followed and not under_way:
-            await self._begin(self._settings.prefetch)
+            await self._begin(prefetch)
             self._may_ack.set()
             return True
         self._loop.call_later(STANDBY_CHECK, self._wake.set)

@@ -13,8 +13,9 @@ import aio_pika
 import pytest
 from aio_pika import Channel
 from aiomisc.pytest import TCPProxy
+from structlog.testing import capture_logs
 
-from gateway.consumer import Event, Ignored, QueueConsumer, Rejected, TryLater
+from gateway.consumer import Event, Ignored, QueueConsumer, Rejected, TryLater, queue
 from gateway.consumer.backoff import delay_after
 from gateway.errors import ConfigurationError
 from gateway.event import encode
@@ -496,11 +497,59 @@ async def test_what_was_set_aside_over_many_subscriptions_goes_back_in_its_order
         handled.append(event.message_id)
 
     async with rig.running(consumer(rig, prefetch=2, first_delay=timedelta(seconds=20)), later):
+        await rig.publish(*(new(number) for number in range(1, 141)))
+        await until(lambda: rig.metric("received_total", source="queue") >= 140)
+    async with rig.running(QueueConsumer(rig.settings()), handle):
+        await until(lambda: rig.all_in("published", 140))
+    assert handled == [*range(1, 141)]
+
+
+@pytest.mark.parametrize(
+    ("set_aside", "subscriptions", "least", "most"), [(50, 32, 50, 54), (1000, 3, 6, 10)]
+)
+async def test_no_more_is_set_aside_than_goes_back_in_its_order(
+    rig: ConsumerRig,
+    monkeypatch: pytest.MonkeyPatch,
+    set_aside: int,
+    subscriptions: int,
+    least: int,
+    most: int,
+) -> None:
+    async def later(event: Event) -> None:
+        raise TryLater("not yet")
+
+    monkeypatch.setattr(queue, "SUBSCRIPTIONS", subscriptions)
+    await rig.declare()
+    await rig.publish(*(new(number) for number in range(1, 101)))
+    with capture_logs() as lines:
+        async with rig.running(consumer(rig, prefetch=4, set_aside=set_aside), later):
+            await until(lambda: any(line["event"] == "consumer_set_aside_full" for line in lines))
+            taken = int(rig.metric("received_total", source="queue"))
+            assert least <= taken <= most
+            assert await _waiting(rig, 100 - taken)
+
+
+async def test_once_no_chat_waits_no_more_messages_are_out_than_usual(rig: ConsumerRig) -> None:
+    ready, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(event: Event) -> None:
+        if not ready.is_set():
+            raise TryLater("not yet")
+        if event.message_id > 140:
+            await go_on.wait()
+
+    async with rig.running(consumer(rig, prefetch=2), handle):
         await rig.publish(*(new(number) for number in range(1, 41)))
         await until(lambda: rig.metric("received_total", source="queue") >= 40)
-    async with rig.running(QueueConsumer(rig.settings()), handle):
+        ready.set()
         await until(lambda: rig.all_in("published", 40))
-    assert handled == [*range(1, 41)]
+        # While there is always more to do, too.
+        await rig.publish(*(new(number) for number in range(41, 141)))
+        await until(lambda: rig.all_in("published", 140))
+        await rig.publish(*(new(number) for number in range(141, 181)))
+        await until(lambda: _waiting(rig, 38))
+        go_on.set()
+        await until(lambda: rig.all_in("published", 180))
 
 
 async def test_a_subscription_that_is_widened_costs_no_order(
