@@ -137,13 +137,13 @@ def answer(
     media_type: str = "application/json",
     max_age_seconds: int = 0,
     headers: Mapping[str, str] | None = None,
+    etag: str | None = None,
 ) -> Response:
-    """`body` with an ETag, or 304 when the client has it.
+    """`body` with an ETag (`etag_of` it, if it is not known yet), or 304 when the client has it.
 
     Unless `max_age_seconds` says otherwise a client may keep it but has to ask whether it still holds.
     """
-    # Weak: the same answer may go out compressed or not.
-    etag = f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    etag = etag or etag_of(body)
     keep = f"private, max-age={max_age_seconds}" if max_age_seconds else "private, no-cache"
     all_headers = {
         **(headers or {}),
@@ -154,6 +154,11 @@ def answer(
     if _matches(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=all_headers)
     return Response(body, headers=all_headers, media_type=media_type)
+
+
+def etag_of(body: bytes) -> str:
+    """Weak: the same answer may go out compressed or not."""
+    return f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
 
 
 def _matches(if_none_match: str, etag: str) -> bool:

@@ -9,7 +9,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 
 from gateway.api.auth import Admin, Caller, Reader
-from gateway.api.caching import LONGEST_SECONDS, answer
+from gateway.api.caching import LONGEST_SECONDS, answer, etag_of
 from gateway.api.hot_answers import HotRoute
 from gateway.api.message_desk import HIDDEN_MARK, desk_of
 from gateway.api.message_model import (
@@ -37,12 +37,13 @@ from gateway.api.parameters import (
 from gateway.api.problems import Problem
 from gateway.api.resources import Resources
 from gateway.event import Source
-from gateway.read import ChatRef, MessageFilter, MessageRef, StoredMessage
+from gateway.read import ChatRef, HotPage, MessageFilter, MessageRef, StoredMessage
 from gateway.read.cursor import InvalidCursor, decode_position, encode_position
 from gateway.read.records import Position, position_of
 
 log = structlog.get_logger()
 
+KEPT_VIEWS = 4  # of one hot page: what callers get who see other chats
 FIRST_PAGE_SECONDS = 2  # how old a cached first page may be: new messages belong there
 NO_SUCH_MESSAGE = "There is no such message."
 BAD_CURSOR = "This is no `nextCursor` of this list: send one with the same other parameters, or none."
@@ -236,9 +237,8 @@ async def _list(
     if wanted.chat is not None and after is None and _is_hot(wanted):
         page = await desk.newest(wanted.chat, limit, wanted.since)
         if page is not None:
-            place = position_of(page.events[-1]) if len(page.events) == limit else None
-            cursor = place and encode_position(place, _question(wanted))
-            return _answer(request, encode_hot_page(page, cursor), "redis")
+            body, etag = _hot_answer(page, wanted, limit)
+            return _answer(request, body, "redis", etag)
 
     async def read() -> bytes:
         page = await desk.reader.messages(wanted, after, limit)
@@ -257,6 +257,20 @@ async def _list(
         seconds=LONGEST_SECONDS if after is not None else FIRST_PAGE_SECONDS,
     )
     return _answer(request, body, "database")
+
+
+def _hot_answer(page: HotPage, wanted: MessageFilter, limit: int) -> tuple[bytes, str]:
+    """The body and its ETag, kept with the page for whoever sees the same chats."""
+    made: tuple[bytes, str] | None = page.made.get(wanted.chats)
+    if made is None:
+        place = position_of(page.events[-1]) if len(page.events) == limit else None
+        cursor = place and encode_position(place, _question(wanted))
+        body = encode_hot_page(page, cursor)
+        made = body, etag_of(body)
+        if len(page.made) >= KEPT_VIEWS:
+            page.made.clear()
+        page.made[wanted.chats] = made
+    return made
 
 
 def visible(caller: Caller, channel_id: str, message_id: int, scope: int) -> MessageRef:
@@ -289,8 +303,8 @@ def _position(cursor: str | None, wanted: MessageFilter) -> Position | None:
         raise Problem(400, "Bad Request", BAD_CURSOR) from None
 
 
-def _answer(request: Request, body: bytes, source: str) -> Response:
-    return answer(request, body, headers={"X-Source": source})
+def _answer(request: Request, body: bytes, source: str, etag: str | None = None) -> Response:
+    return answer(request, body, headers={"X-Source": source}, etag=etag)
 
 
 async def _renew(request: Request) -> None:

@@ -5,9 +5,13 @@ failed over or short of memory. So an answer is complete only when the set also 
 the last one asked for: a set that was lost and begun again has none. Bodies that are gone make it incomplete,
 too, and so does what was warmed. What a failover lost in the middle of the hour cannot be seen from here; who
 must not miss a message asks `MessageReader.unprocessed`.
+
+Whoever writes renews the chat's mark: a page that was read under the same mark need not be read again.
 """
 
+import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -18,12 +22,26 @@ from redis.asyncio import Redis
 from gateway.event import Event, decode, encode
 from gateway.read.errors import answering
 from gateway.read.records import HotPage, MessageRef
-from gateway.sinks.redis_script import SCRIPT, message_key, recent_key, script_input, warmed_key
+from gateway.sinks.redis_script import (
+    HOT_SECONDS,
+    SCRIPT,
+    mark_key,
+    message_key,
+    new_mark,
+    recent_key,
+    script_input,
+    warmed_key,
+)
 
 # More than was asked for, since messages of one second stand in no order there.
 SPARE = 20
 CHUNK_EVENTS = 250
 BODY_GONE = "a message's body is gone"  # why a page is not complete
+# How long a page is kept at most: a gateway of a version without marks may write to the same Redis.
+KEPT_SECONDS = 2.0
+KEPT_CHATS = 256
+LARGEST_BYTES = 128 << 10  # of the bodies of one chat; with as many chats, 32 MB at the most
+KEPT_PAGES = 4  # of one chat
 
 
 class Newest(NamedTuple):
@@ -34,17 +52,32 @@ class Newest(NamedTuple):
     since: datetime | None = None
 
 
+@dataclass(slots=True)
+class _Window:
+    """What Redis held of a chat's newest `limit` messages, and some more, under a mark."""
+
+    mark: Any
+    limit: int
+    until: float  # monotonic seconds
+    dated: list[tuple[datetime, Event, bytes]]  # newest first
+    whole: bool
+    warmed: int | None  # ms
+    pages: dict[tuple[int, datetime | None], HotPage] = field(default_factory=dict)
+
+
 class HotMessages:
     """Reads what the gateway's Redis sink wrote. `redis` may return bytes or text.
 
     Pages that are read again and again are for the most part the same: of so many bodies the events are
-    `remembered`, and given to every reader.
+    `remembered`, and given to every reader, as are pages in which nothing has changed.
     """
 
     def __init__(self, redis: Redis, *, remembered: int = 0) -> None:
         self._redis = redis
         self._script = redis.register_script(SCRIPT)
         self._decoded = lru_cache(remembered)(_decoded) if remembered else _decoded
+        self._keeps = bool(remembered)
+        self._kept: dict[str, _Window] = {}
 
     async def newest(self, chat: str, limit: int, since: datetime | None = None) -> HotPage:
         """One page. Raises SinkUnavailable."""
@@ -52,8 +85,30 @@ class HotMessages:
         return page
 
     async def newest_of(self, asked: Sequence[Newest]) -> list[HotPage]:
-        """A page for each, in one round trip. Raises SinkUnavailable."""
+        """A page for each, in one round trip, and a second one for chats that have changed.
+
+        Raises SinkUnavailable.
+        """
+        now = time.monotonic()
+        kept: dict[Newest, _Window] = {}
+        for each in asked:
+            window = self._kept.get(each.chat)
+            if window is not None and window.limit >= each.limit and window.until > now:
+                kept[each] = window
+        marks, windows = await self._read(list(kept), [each for each in asked if each not in kept], now)
+        changed = [each for each, mark in zip(kept, marks, strict=True) if kept[each].mark != mark]
+        if changed:
+            windows |= (await self._read((), changed, now))[1]
+        windows = kept | windows
+        return [_page(windows[each], each.limit, each.since) for each in asked]
+
+    async def _read(
+        self, known: Sequence[Newest], asked: Sequence[Newest], now: float
+    ) -> tuple[list[Any], dict[Newest, _Window]]:
+        """The marks of the chats that are known, and what there is of those that are asked for."""
         pipeline = self._redis.pipeline(transaction=False)
+        # Marks first: what is written between a mark and its messages makes these newer than it, never older.
+        pipeline.mget([mark_key(each.chat) for each in (*known, *asked)])
         for chat, limit, _ in asked:
             # Walks the set and fetches the bodies on the server: one command for a chat.
             pipeline.sort(
@@ -66,16 +121,31 @@ class HotMessages:
             )
             pipeline.get(warmed_key(chat))
         with answering("Redis"):
-            answers = await pipeline.execute()
-        return [
-            self._page(
-                [body if isinstance(body, bytes) else _bytes(body) for body in bodies],
-                each.limit,
-                each.since,
-                warmed,
+            marks, *answers = await pipeline.execute()
+        windows = {
+            each: self._window(each, mark, bodies, warmed, now)
+            for each, mark, bodies, warmed in zip(
+                asked, marks[len(known) :], answers[::2], answers[1::2], strict=True
             )
-            for each, bodies, warmed in zip(asked, answers[::2], answers[1::2], strict=True)
+        }
+        return marks[: len(known)], windows
+
+    def _window(self, asked: Newest, mark: Any, bodies: Sequence[Any], warmed: Any, now: float) -> _Window:
+        found = [body if isinstance(body, bytes) else _bytes(body) for body in bodies]
+        dated = [
+            (event.telegram_date, event, body)
+            for body in found
+            if (event := self._decoded(body)) is not None and event.telegram_date
         ]
+        dated.sort(key=lambda each: (each[0], each[1].message_id), reverse=True)
+        whole = len(dated) == len(found)
+        until = now + KEPT_SECONDS
+        window = _Window(mark, asked.limit, until, dated, whole, int(warmed) if warmed is not None else None)
+        if self._keeps and mark is not None and sum(map(len, found)) <= LARGEST_BYTES:
+            if len(self._kept) >= KEPT_CHATS:
+                self._kept.clear()
+            self._kept[asked.chat] = window
+        return window
 
     async def message(self, message: MessageRef) -> Event | None:
         """One message; None when it is not here, which says nothing about whether there is one.
@@ -105,32 +175,33 @@ class HotMessages:
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.delete(message_key(chat, message.message_id))
         pipeline.zrem(recent_key(chat), str(message.message_id))
+        pipeline.set(mark_key(chat), new_mark(), ex=HOT_SECONDS)
         with answering("Redis"):
             await pipeline.execute()
 
-    def _page(self, bodies: Sequence[bytes], limit: int, since: datetime | None, warmed: Any) -> HotPage:
-        decoded = [(self._decoded(body), body) for body in bodies]
-        dated = [
-            (event.telegram_date, event, body)
-            for event, body in decoded
-            if event is not None and event.telegram_date
-        ]
-        dated.sort(key=lambda each: (each[0], each[1].message_id), reverse=True)
-        wanted = [each for each in dated if since is None or each[0] >= since][:limit]
-        edge = wanted[-1][0] if len(wanted) == limit else since
-        witness = next((date for date, _, _ in dated if edge is not None and date < edge), None)
-        reason = None
-        if len(dated) < len(bodies):
-            reason = BODY_GONE
-        elif edge is None:
-            reason = "fewer messages than asked for"
-        elif witness is None:
-            reason = "no older message shows that none is missing"
-        elif warmed is not None and witness.timestamp() * 1000 < int(warmed):
-            reason = "recent messages were read back from the database, perhaps not all"
-        return HotPage(
-            [event for _, event, _ in wanted], [body for _, _, body in wanted], reason is None, reason
-        )
+
+def _page(window: _Window, limit: int, since: datetime | None) -> HotPage:
+    page = window.pages.get((limit, since))
+    if page is not None:
+        return page
+    dated = window.dated
+    wanted = [each for each in dated if since is None or each[0] >= since][:limit]
+    edge = wanted[-1][0] if len(wanted) == limit else since
+    witness = next((date for date, _, _ in dated if edge is not None and date < edge), None)
+    reason = None
+    if not window.whole:
+        reason = BODY_GONE
+    elif edge is None:
+        reason = "fewer messages than asked for"
+    elif witness is None:
+        reason = "no older message shows that none is missing"
+    elif window.warmed is not None and witness.timestamp() * 1000 < window.warmed:
+        reason = "recent messages were read back from the database, perhaps not all"
+    page = HotPage([event for _, event, _ in wanted], [body for _, _, body in wanted], reason is None, reason)
+    if len(window.pages) >= KEPT_PAGES:
+        window.pages.clear()
+    window.pages[limit, since] = page
+    return page
 
 
 def _bytes(body: Any) -> bytes:

@@ -1,7 +1,7 @@
 """What the read side is asked with and answers: names of chats and messages, filters, pages."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
@@ -162,17 +162,19 @@ class Marked:
     known: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class HotPage:
     """What Redis has of the newest messages, newest first, and the bodies they were decoded from.
 
     Only when `complete` is it all that was asked for; else the database must be asked, and `reason` says why.
+    In `made` a reader keeps what it made of the page, for whoever gets this very page next.
     """
 
     events: Sequence[Event]
     bodies: Sequence[bytes]
     complete: bool
     reason: str | None = None
+    made: dict[object, Any] = field(default_factory=dict)
 
 
 def event_of(row: Any) -> Event:

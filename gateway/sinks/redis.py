@@ -7,9 +7,10 @@ What is written for an event (`{chat}` is the channel id, behind `{scope}/` wher
 
 - `telegram:msg:{chat}:{message_id}`: the newest revision's JSON, for an hour from its writing;
 - `telegram:channel:{chat}:recent`: message ids by date in ms; only dates of the last hour are ever in it;
+- `telegram:channel:{chat}:recent:mark`: a new value with each change to these, so that readers can keep them;
 - `telegram:dedup:{chat}:{message_id}`: the newest revision's id, for two hours.
 
-A deletion removes the first two and leaves its id in the third. History that was fetched or imported and is
+A deletion removes the first two and leaves its id in the last. History that was fetched or imported and is
 older than the hour changes what is already there, but is not made hot again: a long backfill must not push
 the live hour out of memory.
 

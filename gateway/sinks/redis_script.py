@@ -6,6 +6,7 @@ instead of 27, 42 000 records/s instead of 28 000, in chunks of 200.
 """
 
 import time
+import uuid
 from collections.abc import Iterable
 
 from gateway.event import Event
@@ -18,7 +19,8 @@ HOT_SECONDS = 3600
 DEDUP_SECONDS = 7200
 
 # KEYS: message, dedup, recent of each record. ARGV: id, body (empty for a deletion), date in ms, message id
-# and how it is written, of each. These keys are the gateway's: one of another type is replaced.
+# and how it is written, of each; then a mark for the chats that change. These keys are the gateway's: one of
+# another type is replaced.
 SCRIPT = f"""
 local HOT, DEDUP = {HOT_SECONDS}, {DEDUP_SECONDS}
 local function rank(id)
@@ -27,7 +29,7 @@ local function rank(id)
 end
 local now = redis.call('TIME')[1]
 local oldest = (now - HOT) * 1000
-local touched = {{}}
+local touched, mark = {{}}, ARGV[#ARGV]
 for i = 0, #KEYS / 3 - 1 do
   local message, dedup, recent = KEYS[3 * i + 1], KEYS[3 * i + 2], KEYS[3 * i + 3]
   local id, body, date, member = ARGV[5 * i + 1], ARGV[5 * i + 2], tonumber(ARGV[5 * i + 3]), ARGV[5 * i + 4]
@@ -53,6 +55,7 @@ end
 for recent in pairs(touched) do
   redis.call('ZREMRANGEBYSCORE', recent, '-inf', '(' .. oldest)
   redis.call('EXPIRE', recent, HOT)
+  redis.call('SET', recent .. ':mark', mark, 'EX', HOT)
 end
 return #KEYS / 3
 """
@@ -71,6 +74,16 @@ def recent_key(chat: str) -> str:
 def warmed_key(chat: str) -> str:
     """Where the moment in ms is up to which some of a chat's recent messages may be missing."""
     return f"{recent_key(chat)}:warmed"
+
+
+def mark_key(chat: str) -> str:
+    """Where a value is that changes with everything else that is kept here of a chat."""
+    return f"{recent_key(chat)}:mark"
+
+
+def new_mark() -> str:
+    """Never the same again: one that was lost in a failover must not come back with other messages."""
+    return uuid.uuid4().hex
 
 
 def script_input(
@@ -93,4 +106,4 @@ def script_input(
         if not gone and changed < hot_since and (warm or event.source in ("backfill", "import")):
             how = COLD
         arguments += (event.id, b"" if gone else body, int(date * 1000), message, how)
-    return keys, arguments
+    return keys, [*arguments, new_mark()]

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from gateway.api.hot_reads import MOST_TOGETHER, HotReads
 from gateway.errors import SinkUnavailable
@@ -70,7 +72,7 @@ async def test_a_request_that_is_given_up_takes_no_other_with_it(rig: ReadRig) -
 
 
 async def test_without_redis_each_of_them_hears_so_and_the_next_is_tried_again(rig: ReadRig) -> None:
-    async with Redis(host="127.0.0.1", port=1) as nobody:
+    async with Redis(host="127.0.0.1", port=1, retry=Retry(NoBackoff(), 0)) as nobody:
         reads = HotReads(HotMessages(nobody), started)
         for _ in range(2):
             answers = await asyncio.gather(

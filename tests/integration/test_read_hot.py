@@ -1,9 +1,13 @@
 """The hot hour from Redis: complete answers, and no answer where Redis cannot know."""
 
+import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from gateway.errors import SinkUnavailable
 from gateway.event import Event
@@ -119,9 +123,7 @@ async def test_a_forgotten_message_is_gone(rig: ReadRig) -> None:
 
 
 async def test_without_redis_it_says_so() -> None:
-    from redis.asyncio import Redis
-
-    hot = HotMessages(Redis(host="127.0.0.1", port=1))
+    hot = HotMessages(Redis(host="127.0.0.1", port=1, retry=Retry(NoBackoff(), 0)))
     with pytest.raises(SinkUnavailable):
         await hot.newest(CHANNEL, 1)
     with pytest.raises(SinkUnavailable):
@@ -135,3 +137,48 @@ def test_a_cursor_is_its_own_questions() -> None:
     for question, garbage in ((("b", None), cursor), (("a", None), cursor[:-2]), (("a", None), "x" * 40)):
         with pytest.raises(InvalidCursor):
             decode_position(garbage, question)
+
+
+async def _sorts(rig: ReadRig) -> int:
+    found = await rig.redis.info("commandstats")
+    return int(found["cmdstat_sort"]["calls"]) if "cmdstat_sort" in found else 0
+
+
+async def test_a_page_in_which_nothing_has_changed_is_read_once(rig: ReadRig) -> None:
+    hot = HotMessages(rig.redis, remembered=1000)
+    await rig.cache(*minutes(40), *minutes(20, OTHER))
+    first = await hot.newest(CHANNEL, 10)
+    before = await _sorts(rig)
+    assert await hot.newest(CHANNEL, 10) is first
+    assert [event.message_id for event in (await hot.newest(CHANNEL, 5)).events] == [40, 39, 38, 37, 36]
+    await rig.cache(new(21, channel=OTHER, telegram_date=ago(0)))
+    assert await hot.newest(CHANNEL, 10) is first
+    assert await _sorts(rig) == before
+
+
+async def test_every_change_is_in_the_next_page(rig: ReadRig) -> None:
+    hot = HotMessages(rig.redis, remembered=1000)
+    chance = random.Random(7)
+    known = minutes(40)
+    await rig.cache(*known)
+    for step in range(150):
+        event = chance.choice(known[-12:])
+        match chance.randrange(6):
+            case 0:
+                known.append(new(len(known) + 1, telegram_date=ago(0)))
+                await rig.cache(known[-1])
+            case 1:
+                await rig.cache(
+                    edited(event.message_id, f"alvo {step}", seconds=step, telegram_date=event.telegram_date)
+                )
+            case 2:
+                await rig.cache(deleted(event.message_id))
+            case 3:
+                await rig.hot.forget(MessageRef(CHANNEL, event.message_id))
+            case 4:
+                await rig.hot.warm([event])
+            case 5 if not step % 5:
+                await rig.redis.flushdb()
+        for limit in (3, 10):
+            kept, read = await hot.newest(CHANNEL, limit), await rig.hot.newest(CHANNEL, limit)
+            assert (kept.events, kept.bodies, kept.reason) == (read.events, read.bodies, read.reason)
