@@ -51,7 +51,13 @@ def create_app(settings: Settings, *, registry: CollectorRegistry = metrics.REGI
         lifespan=lifespan,
         middleware=[
             Middleware(Boundary),
-            Middleware(GZipMiddleware, minimum_size=COMPRESSED_BYTES, compresslevel=COMPRESSION_LEVEL),
+            Middleware(
+                GZipMiddleware,
+                minimum_size=COMPRESSED_BYTES,
+                compresslevel=COMPRESSION_LEVEL,
+                # Of what is sent from here. The default's many types are read anew for each request.
+                exclude_content_types=("text/event-stream",),
+            ),
         ],
         telemetry={"tracing": False, "metrics": False, "logs": False},  # `Boundary` counts
         docs_url=None,

@@ -1,7 +1,6 @@
-"""Answers from Redis, kept in the process for a moment: many pollers of one chat ask for the same bytes.
+"""Answers from Redis, given before FastAPI's layers, which are most of their work, and kept for a moment.
 
-What is kept is the finished response, found before FastAPI reads a parameter: under load that is most of the
-work. Who calls is established, and counted, for every request.
+Many pollers of one chat ask for the same bytes. Who calls is established, and counted, for every request.
 """
 
 import time
@@ -17,6 +16,7 @@ KEPT_SECONDS = 0.1
 KEPT_ANSWERS = 256
 LARGEST_BYTES = 128 << 10  # with as many answers, 32 MB at the most
 _HOT = "redis"
+_requires = Requires("read")
 
 
 class HotAnswers:
@@ -60,32 +60,56 @@ class _Kept(NamedTuple):
 class HotRoute(APIRoute):
     """An operation for readers whose answers with `X-Source: redis` are kept."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """As FastAPI's, with the kept answers in front."""
-        handle = super().get_route_handler()
-        if self.methods != {"GET"}:
-            return handle
-        requires = Requires("read")
+    async def first(self, request: Request) -> Response | None:
+        """The answer, where it was kept or can be found without FastAPI's help."""
+        caller = await _requires(request)
+        kept = None if _conditional(request) else _answers(request).find(_key(request, caller))
+        return kept or await self._kept(request, caller, self.quick(request, caller))
 
-        async def look_first(request: Request) -> Response:
-            caller = await requires(request)
-            key = (request.scope["path"], request.scope["query_string"], caller.chats)
-            answers: HotAnswers = request.app.state.resources.hot_answers
-            conditional = "if-none-match" in request.headers
-            if not conditional and (kept := answers.find(key)) is not None:
-                return kept
-            asked_at, generation = time.monotonic(), answers.generation
-            answer = await self.quick(request, caller) or await handle(request)
-            if (
-                not conditional
-                and answer.headers.get("X-Source") == _HOT
-                and generation == answers.generation
-            ):
-                answers.keep(key, answer, asked_at)
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """As FastAPI's, behind what was kept; its answer is kept, too."""
+        handle = super().get_route_handler()
+        # `gateway.api.routing` asks for the first answer of a path without parameters.
+        looks_first = bool(self.param_convertors)
+
+        async def handle_and_keep(request: Request) -> Response:
+            if looks_first and (found := await self.first(request)) is not None:
+                return found
+            caller = await _requires(request)
+            answer = await self._kept(request, caller, handle(request))
+            assert answer is not None
             return answer
 
-        return look_first
+        return handle_and_keep if self.methods == {"GET"} else handle
 
     async def quick(self, request: Request, caller: Caller) -> Response | None:
         """The answer, where it can be found without FastAPI's help."""
         return None
+
+    async def _kept(
+        self, request: Request, caller: Caller, finding: Coroutine[Any, Any, Response | None]
+    ) -> Response | None:
+        answers = _answers(request)
+        asked_at, generation = time.monotonic(), answers.generation
+        answer = await finding
+        if (
+            answer is not None
+            and not _conditional(request)
+            and answer.headers.get("X-Source") == _HOT
+            and generation == answers.generation
+        ):
+            answers.keep(_key(request, caller), answer, asked_at)
+        return answer
+
+
+def _answers(request: Request) -> HotAnswers:
+    answers: HotAnswers = request.app.state.resources.hot_answers
+    return answers
+
+
+def _key(request: Request, caller: Caller) -> object:
+    return request.scope["path"], request.scope["query_string"], caller.chats
+
+
+def _conditional(request: Request) -> bool:
+    return "if-none-match" in request.headers

@@ -95,8 +95,9 @@ class _Route(HotRoute):
             poll = msgspec.convert(given, _Poll, strict=False)
         except msgspec.ValidationError:
             return None  # FastAPI says what is wrong with it
-        wanted = MessageFilter(chat=ChatRef(poll.channel_id, poll.account_scope), chats=caller.chats)
-        return await _list(request, caller, wanted, None, poll.limit)
+        chat = ChatRef(poll.channel_id, poll.account_scope)
+        wanted = MessageFilter(chat=chat, chats=caller.chats)
+        return await _list(request, caller, wanted, None, poll.limit, hot=True)
 
 
 router = APIRouter(prefix="/api/messages", tags=["messages"], route_class=_Route)
@@ -159,7 +160,8 @@ async def list_messages(
         deleted=include_deleted,
         newest_first=sort == "-telegramDate",
     )
-    return await _list(request, caller, wanted, _position(cursor, wanted), limit)
+    after = _position(cursor, wanted)
+    return await _list(request, caller, wanted, after, limit, hot=after is None and _is_hot(wanted))
 
 
 @router.get(
@@ -229,12 +231,18 @@ async def restore_message(
 
 
 async def _list(
-    request: Request, caller: Caller, wanted: MessageFilter, after: Position | None, limit: int
+    request: Request,
+    caller: Caller,
+    wanted: MessageFilter,
+    after: Position | None,
+    limit: int,
+    *,
+    hot: bool,
 ) -> Response:
     desk = desk_of(request)
     if wanted.chat is not None and not caller.may_see(wanted.chat.key):
         return _answer(request, encode_page([], None), "database")
-    if wanted.chat is not None and after is None and _is_hot(wanted):
+    if wanted.chat is not None and hot:
         page = await desk.newest(wanted.chat, limit, wanted.since)
         if page is not None:
             body, etag = _hot_answer(page, wanted, limit)
