@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 LONGEST_SECONDS = 30
 LARGEST_BYTES = 512 << 10  # what is larger is not worth the memory of the hot cache
+COMPRESSED_BYTES = 1024  # smaller answers are not worth the time
+COMPRESSION_LEVEL = 4  # within 5 % of the best on JSON, in a third of the time
 ANSWER_SECONDS = 0.25  # a slow cache is none
 RETRY_SECONDS = 1.0
 
@@ -138,8 +140,11 @@ def answer(
     max_age_seconds: int = 0,
     headers: Mapping[str, str] | None = None,
     etag: str | None = None,
+    encoding: str | None = None,
 ) -> Response:
     """`body` with an ETag (`etag_of` it, if it is not known yet), or 304 when the client has it.
+
+    With an `encoding` the body is in that one already, and the ETag is that of what it holds.
 
     Unless `max_age_seconds` says otherwise a client may keep it but has to ask whether it still holds.
     """
@@ -149,10 +154,13 @@ def answer(
         **(headers or {}),
         "ETag": etag,
         "Cache-Control": keep,
-        "Vary": "Authorization, X-API-Token",
+        # Of what is not compressed yet, the layer that does it says so.
+        "Vary": "Authorization, X-API-Token" + (", Accept-Encoding" if encoding is not None else ""),
     }
     if _matches(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=all_headers)
+    if encoding is not None:
+        all_headers["Content-Encoding"] = encoding
     return Response(body, headers=all_headers, media_type=media_type)
 
 

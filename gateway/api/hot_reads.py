@@ -5,8 +5,9 @@ trip only, and a chat that many ask for at once is fetched once.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from gateway.errors import SinkUnavailable
@@ -23,19 +24,20 @@ class HotReads:
     ) -> None:
         self._hot = hot
         self._start = start
-        self._waiting: dict[Newest, asyncio.Future[HotPage]] = {}
+        self._waiting: dict[Newest, list[asyncio.Future[HotPage]]] = {}
         self._reading = False
 
     async def newest(self, chat: str, limit: int, since: datetime | None) -> HotPage:
         """As `HotMessages.newest`."""
         asked = Newest(chat, limit, since)
-        answer = self._waiting.get(asked)
-        if answer is None:
-            answer = self._waiting[asked] = asyncio.get_running_loop().create_future()
+        if (page := self._hot.kept(asked)) is not None:
+            return page
+        answer: asyncio.Future[HotPage] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(asked, []).append(answer)
         if not self._reading:
             self._reading = True
             self._start(self._read(), "hot pages")
-        return await asyncio.shield(answer)  # others may wait for it when this request is given up
+        return await answer
 
     async def _read(self) -> None:
         try:
@@ -45,10 +47,15 @@ class HotReads:
                 try:
                     pages = await self._hot.newest_of(asked)
                 except SinkUnavailable as error:
-                    for answer in answers:
+                    for answer in _still_wanted(chain(*answers)):
                         answer.set_exception(error)
                 else:
-                    for answer, page in zip(answers, pages, strict=True):
-                        answer.set_result(page)
+                    for page, those in zip(pages, answers, strict=True):
+                        for answer in _still_wanted(those):
+                            answer.set_result(page)
         finally:
             self._reading = False
+
+
+def _still_wanted(answers: Iterable[asyncio.Future[HotPage]]) -> Iterable[asyncio.Future[HotPage]]:
+    return (answer for answer in answers if not answer.done())

@@ -20,6 +20,7 @@ from gateway.read import ChatRef, HotMessages, HotPage, MessageReader, MessageRe
 log = structlog.get_logger()
 
 REMEMBERED = 4096  # messages of Redis; a few KB each
+UNASKED_SECONDS = 0.1  # how old a page of Redis may be: under load many ask about one chat
 HIDDEN_SECONDS = 3.0  # how long another process of the API may still give a message that was hidden
 FIRST_LOOK_SECONDS = 1.0
 HIDDEN_MARK = generation_key(":hidden")  # no consumer's name holds a colon
@@ -30,7 +31,7 @@ class MessageDesk:
 
     def __init__(self, resources: Resources) -> None:
         self.reader = MessageReader(resources.database)
-        self.hot = HotMessages(resources.redis, remembered=REMEMBERED)
+        self.hot = HotMessages(resources.redis, remembered=REMEMBERED, unasked=UNASKED_SECONDS)
         self._reads = HotReads(self.hot, resources.start)
         self._hidden: frozenset[MessageRef] = frozenset()
         self._looked = asyncio.Event()

@@ -1,16 +1,22 @@
 """The messages: lists of them by any filter, single ones, hiding. Redis answers where it holds the answer."""
 
 import dataclasses
-from typing import Annotated, Any, Literal
+import gzip
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import parse_qsl
 
 import msgspec
 import structlog
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.api.auth import Admin, Caller, Reader
-from gateway.api.caching import LONGEST_SECONDS, answer, etag_of
-from gateway.api.hot_answers import HotRoute
+from gateway.api.auth import Admin, Caller, Reader, Requires
+from gateway.api.caching import (
+    COMPRESSED_BYTES,
+    COMPRESSION_LEVEL,
+    LONGEST_SECONDS,
+    answer,
+    etag_of,
+)
 from gateway.api.message_desk import HIDDEN_MARK, desk_of
 from gateway.api.message_model import (
     MessageDetails,
@@ -36,6 +42,7 @@ from gateway.api.parameters import (
 )
 from gateway.api.problems import Problem
 from gateway.api.resources import Resources
+from gateway.api.routing import QuickRoute
 from gateway.event import Source
 from gateway.read import ChatRef, HotPage, MessageFilter, MessageRef, StoredMessage
 from gateway.read.cursor import InvalidCursor, decode_position, encode_position
@@ -43,7 +50,8 @@ from gateway.read.records import Position, position_of
 
 log = structlog.get_logger()
 
-KEPT_VIEWS = 4  # of one hot page: what callers get who see other chats
+KEPT_VIEWS = 4  # of one hot page: for callers who see other chats, compressed and not
+LARGEST_INLINE = 128 << 10  # bytes; the layer above compresses what is larger in a thread
 FIRST_PAGE_SECONDS = 2  # how old a cached first page may be: new messages belong there
 NO_SUCH_MESSAGE = "There is no such message."
 BAD_CURSOR = "This is no `nextCursor` of this list: send one with the same other parameters, or none."
@@ -78,14 +86,14 @@ class _Poll(msgspec.Struct, rename="camel"):
     limit: Annotated[int, msgspec.Meta(ge=1, le=MOST_MESSAGES)] = USUAL_MESSAGES
 
 
-class _Route(HotRoute):
+class _Route(QuickRoute):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         parameters = {each.alias for each in self.dependant.query_params}
         self._no_poll = parameters.difference(_Poll.__struct_encode_fields__)
 
-    async def quick(self, request: Request, caller: Caller) -> Response | None:
-        """Answers a poll. FastAPI takes longer to read its parameters than Redis to answer it."""
+    async def quick(self, request: Request) -> Response | None:
+        """Answers a poll."""
         if self.endpoint is not list_messages:
             return None
         given = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True))
@@ -95,11 +103,13 @@ class _Route(HotRoute):
             poll = msgspec.convert(given, _Poll, strict=False)
         except msgspec.ValidationError:
             return None  # FastAPI says what is wrong with it
+        caller = await _requires(request)
         chat = ChatRef(poll.channel_id, poll.account_scope)
         wanted = MessageFilter(chat=chat, chats=caller.chats)
         return await _list(request, caller, wanted, None, poll.limit, hot=True)
 
 
+_requires = Requires("read")
 router = APIRouter(prefix="/api/messages", tags=["messages"], route_class=_Route)
 
 
@@ -245,8 +255,7 @@ async def _list(
     if wanted.chat is not None and hot:
         page = await desk.newest(wanted.chat, limit, wanted.since)
         if page is not None:
-            body, etag = _hot_answer(page, wanted, limit)
-            return _answer(request, body, "redis", etag)
+            return _hot_answer(request, page, wanted, limit)
 
     async def read() -> bytes:
         page = await desk.reader.messages(wanted, after, limit)
@@ -267,18 +276,30 @@ async def _list(
     return _answer(request, body, "database")
 
 
-def _hot_answer(page: HotPage, wanted: MessageFilter, limit: int) -> tuple[bytes, str]:
-    """The body and its ETag, kept with the page for whoever sees the same chats."""
-    made: tuple[bytes, str] | None = page.made.get(wanted.chats)
+class _Made(NamedTuple):
+    body: bytes
+    etag: str
+    encoding: str | None
+
+
+def _hot_answer(request: Request, page: HotPage, wanted: MessageFilter, limit: int) -> Response:
+    """The page as it is sent, kept with it for whoever sees the same chats."""
+    # The rule of Starlette's GZipMiddleware, which leaves alone what is compressed.
+    view = wanted.chats, "gzip" in request.headers.get("accept-encoding", "")
+    made: _Made | None = page.made.get(view)
     if made is None:
         place = position_of(page.events[-1]) if len(page.events) == limit else None
         cursor = place and encode_position(place, _question(wanted))
         body = encode_hot_page(page, cursor)
-        made = body, etag_of(body)
+        etag, encoding = etag_of(body), None
+        # Once, and not for each who asks.
+        if view[1] and COMPRESSED_BYTES <= len(body) <= LARGEST_INLINE:
+            body, encoding = gzip.compress(body, COMPRESSION_LEVEL, mtime=0), "gzip"
+        made = _Made(body, etag, encoding)
         if len(page.made) >= KEPT_VIEWS:
             page.made.clear()
-        page.made[wanted.chats] = made
-    return made
+        page.made[view] = made
+    return answer(request, made.body, headers={"X-Source": "redis"}, etag=made.etag, encoding=made.encoding)
 
 
 def visible(caller: Caller, channel_id: str, message_id: int, scope: int) -> MessageRef:
@@ -311,11 +332,10 @@ def _position(cursor: str | None, wanted: MessageFilter) -> Position | None:
         raise Problem(400, "Bad Request", BAD_CURSOR) from None
 
 
-def _answer(request: Request, body: bytes, source: str, etag: str | None = None) -> Response:
-    return answer(request, body, headers={"X-Source": source}, etag=etag)
+def _answer(request: Request, body: bytes, source: str) -> Response:
+    return answer(request, body, headers={"X-Source": source})
 
 
 async def _renew(request: Request) -> None:
     resources: Resources = request.app.state.resources
-    resources.hot_answers.clear()
     await resources.cache.changed(HIDDEN_MARK)

@@ -12,7 +12,6 @@ from gateway.api.caching import ResponseCache
 from gateway.api.connections import Database, open_redis
 from gateway.api.daemon import DaemonClient
 from gateway.api.health import HealthCheck
-from gateway.api.hot_answers import HotAnswers
 from gateway.api.rate_limit import AddressLimit, RateLimiter
 from gateway.settings import Settings
 
@@ -34,7 +33,6 @@ class Resources:
         self.rate_limiter = RateLimiter(self.redis, settings.api_rate_limit)
         self.authenticator = Authenticator(self.database, AddressLimit(settings.api_failed_limit), self.start)
         self.cache = ResponseCache(self.redis)
-        self.hot_answers = HotAnswers()
         self.health = HealthCheck(settings, self.database, self.redis, self.daemon, self.start)
         self._stack = AsyncExitStack()
         self._group = asyncio.TaskGroup()

@@ -59,6 +59,7 @@ class _Window:
     mark: Any
     limit: int
     until: float  # monotonic seconds
+    asked_at: float
     dated: list[tuple[datetime, Event, bytes]]  # newest first
     whole: bool
     warmed: int | None  # ms
@@ -69,20 +70,29 @@ class HotMessages:
     """Reads what the gateway's Redis sink wrote. `redis` may return bytes or text.
 
     Pages that are read again and again are for the most part the same: of so many bodies the events are
-    `remembered`, and given to every reader, as are pages in which nothing has changed.
+    `remembered`, and given to every reader, as are pages in which nothing has changed: for so many seconds
+    they go `unasked` whether anything has.
     """
 
-    def __init__(self, redis: Redis, *, remembered: int = 0) -> None:
+    def __init__(self, redis: Redis, *, remembered: int = 0, unasked: float = 0.0) -> None:
         self._redis = redis
         self._script = redis.register_script(SCRIPT)
         self._decoded = lru_cache(remembered)(_decoded) if remembered else _decoded
         self._keeps = bool(remembered)
+        self._unasked = unasked
         self._kept: dict[str, _Window] = {}
 
     async def newest(self, chat: str, limit: int, since: datetime | None = None) -> HotPage:
         """One page. Raises SinkUnavailable."""
         (page,) = await self.newest_of([Newest(chat, limit, since)])
         return page
+
+    def kept(self, asked: Newest) -> HotPage | None:
+        """The page, where it goes unasked."""
+        window, asked_before = self._kept.get(asked.chat), time.monotonic() - self._unasked
+        if window is None or window.limit < asked.limit or window.asked_at <= asked_before:
+            return None
+        return _page(window, asked.limit, asked.since)
 
     async def newest_of(self, asked: Sequence[Newest]) -> list[HotPage]:
         """A page for each, in one round trip, and a second one for chats that have changed.
@@ -96,7 +106,13 @@ class HotMessages:
             if window is not None and window.limit >= each.limit and window.until > now:
                 kept[each] = window
         marks, windows = await self._read(list(kept), [each for each in asked if each not in kept], now)
-        changed = [each for each, mark in zip(kept, marks, strict=True) if kept[each].mark != mark]
+        changed = []
+        for (each, window), mark in zip(kept.items(), marks, strict=True):
+            if window.mark == mark:
+                window.asked_at = now
+            else:
+                changed.append(each)
+                self._kept.pop(each.chat, None)
         if changed:
             windows |= (await self._read((), changed, now))[1]
         windows = kept | windows
@@ -138,9 +154,15 @@ class HotMessages:
             if (event := self._decoded(body)) is not None and event.telegram_date
         ]
         dated.sort(key=lambda each: (each[0], each[1].message_id), reverse=True)
-        whole = len(dated) == len(found)
-        until = now + KEPT_SECONDS
-        window = _Window(mark, asked.limit, until, dated, whole, int(warmed) if warmed is not None else None)
+        window = _Window(
+            mark=mark,
+            limit=asked.limit,
+            until=now + KEPT_SECONDS,
+            asked_at=now,
+            dated=dated,
+            whole=len(dated) == len(found),
+            warmed=int(warmed) if warmed is not None else None,
+        )
         if self._keeps and mark is not None and sum(map(len, found)) <= LARGEST_BYTES:
             if len(self._kept) >= KEPT_CHATS:
                 self._kept.clear()
@@ -172,6 +194,7 @@ class HotMessages:
     async def forget(self, message: MessageRef) -> None:
         """Removes a message until somebody warms it, or it is edited. Raises SinkUnavailable."""
         chat = message.chat.key
+        self._kept.pop(chat, None)
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.delete(message_key(chat, message.message_id))
         pipeline.zrem(recent_key(chat), str(message.message_id))

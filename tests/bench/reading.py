@@ -2,8 +2,8 @@
 those of the consumer library take inside a consumer's.
 
 A message is hot while Redis holds it, cold when the database must be asked; a cached answer is the API's own
-from a moment ago. Hot requests differ from each other, since the process keeps a hot answer for the next one
-who asks the same; only those named so are all the same.
+from a moment ago. Hot requests are about many chats in turn, since the process keeps the newest messages of a
+chat for a moment; only those named so are all about one.
 """
 
 import time
@@ -106,9 +106,9 @@ class Calls:
         hot_pages = [f"/api/messages?channelId={chat}&limit={PAGE}" for chat in chats]
         hot_ones = [f"/api/messages?channelId={chat}&limit=1" for chat in chats]
         return {
-            HOT_PAGE: Call(self._different(hot_pages), *hundred),
-            HOT_ONE: Call(self._different(hot_ones), *one),
-            HOT_MESSAGE: Call(self._different([f"{path}?revisions=false" for path in hot]), *one),
+            HOT_PAGE: Call(self._same(hot_pages), *hundred),
+            HOT_ONE: Call(self._same(hot_ones), *one),
+            HOT_MESSAGE: Call(self._same(hot), *one),
             SAME_PAGE: Call(self._same(hot_pages[:1]), *hundred),
             SAME_ONE: Call(self._same(hot_ones[:1]), *one),
             CACHED_PAGE: Call(self._same([f"{page}&cursor={found['nextCursor']}"]), *one),
@@ -137,18 +137,6 @@ class Calls:
     def _same(self, paths: Iterable[str]) -> Callable[[int], list[str]]:
         requests = [self._api.get(path, OURS) for path in paths]
         return lambda number: requests
-
-    def _different(self, paths: Sequence[str]) -> Callable[[int], list[str]]:
-        """The same questions, each with a parameter that nobody reads."""
-
-        def requests(number: int) -> list[str]:
-            self._fresh += number
-            return [
-                self._api.get(f"{paths[each % len(paths)]}&_={self._fresh - each}", OURS)
-                for each in range(number)
-            ]
-
-        return requests
 
     def _fresh_of(self, query: str, chats: Sequence[str] = ("",)) -> Callable[[int], list[str]]:
         def requests(number: int) -> list[str]:
@@ -195,7 +183,8 @@ async def measure_library(environment: dict[str, str], newest: list[Event], roun
     )
     chat, event, page = newest[0].channel_id, newest[0], newest[:PAGE]
     cache = Cache(settings)
-    hot, hints = HotMessages(cache.client), Hints(cache, settings)
+    # As the poller reads.
+    hot, hints = HotMessages(cache.client, remembered=2 * PAGE), Hints(cache, settings)
     await hints.remember(event)
     async with (
         Redis.from_url(environment["TELEGRAM_REDIS_URL"]) as redis,

@@ -13,6 +13,7 @@ from gateway.errors import SinkUnavailable
 from gateway.event import Event
 from gateway.localstack import LocalStack
 from gateway.read import HotMessages, MessageRef, Newest
+from gateway.read import hot as read_hot
 from gateway.read.cursor import InvalidCursor, decode_position, encode_position
 from gateway.read.records import Position
 from tests.read_rig import ReadRig, read_rig
@@ -182,3 +183,28 @@ async def test_every_change_is_in_the_next_page(rig: ReadRig) -> None:
         for limit in (3, 10):
             kept, read = await hot.newest(CHANNEL, limit), await rig.hot.newest(CHANNEL, limit)
             assert (kept.events, kept.bodies, kept.reason) == (read.events, read.bodies, read.reason)
+
+
+async def test_a_page_goes_unasked_for_a_moment_but_not_once_it_is_known_to_have_changed(
+    rig: ReadRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hot, asked = HotMessages(rig.redis, remembered=1000, unasked=60), Newest(CHANNEL, 10)
+    await rig.cache(*minutes(40))
+    assert hot.kept(asked) is None
+    first = await hot.newest(CHANNEL, 10)
+    await rig.cache(new(41, telegram_date=ago(0)))
+    assert hot.kept(asked) is first
+    assert hot.kept(Newest(CHANNEL, 11)) is None
+    second = await hot.newest(CHANNEL, 10)
+    assert second.events[0].message_id == 41
+    assert hot.kept(asked) is second
+    await hot.forget(MessageRef(CHANNEL, 41))
+    assert hot.kept(asked) is None
+    await hot.newest(CHANNEL, 10)
+    monkeypatch.setattr(read_hot, "LARGEST_BYTES", 0)
+    await rig.cache(new(42, telegram_date=ago(0)))
+    assert (await hot.newest(CHANNEL, 10)).events[0].message_id == 42
+    assert hot.kept(asked) is None
+    always = HotMessages(rig.redis, remembered=1000)
+    await always.newest(CHANNEL, 10)
+    assert always.kept(asked) is None
