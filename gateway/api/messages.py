@@ -1,8 +1,7 @@
 """The messages: lists of them by any filter, single ones, hiding. Redis answers where it holds the answer."""
 
 import dataclasses
-import gzip
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -10,18 +9,12 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 
 from gateway.api.auth import Admin, Caller, Reader, Requires
-from gateway.api.caching import (
-    COMPRESSED_BYTES,
-    COMPRESSION_LEVEL,
-    LONGEST_SECONDS,
-    answer,
-    etag_of,
-)
+from gateway.api.caching import LONGEST_SECONDS, answer
+from gateway.api.hot_answers import hot_answer
 from gateway.api.message_desk import HIDDEN_MARK, desk_of
 from gateway.api.message_model import (
     MessageDetails,
     MessagePage,
-    encode_hot_page,
     encode_message,
     encode_page,
 )
@@ -44,14 +37,12 @@ from gateway.api.problems import Problem
 from gateway.api.resources import Resources
 from gateway.api.routing import QuickRoute
 from gateway.event import Source
-from gateway.read import ChatRef, HotPage, MessageFilter, MessageRef, StoredMessage
+from gateway.read import ChatRef, MessageFilter, MessageRef, StoredMessage
 from gateway.read.cursor import InvalidCursor, decode_position, encode_position
 from gateway.read.records import Position, position_of
 
 log = structlog.get_logger()
 
-KEPT_VIEWS = 4  # of one hot page: for callers who see other chats, compressed and not
-LARGEST_INLINE = 128 << 10  # bytes; the layer above compresses what is larger in a thread
 FIRST_PAGE_SECONDS = 2  # how old a cached first page may be: new messages belong there
 NO_SUCH_MESSAGE = "There is no such message."
 BAD_CURSOR = "This is no `nextCursor` of this list: send one with the same other parameters, or none."
@@ -255,7 +246,10 @@ async def _list(
     if wanted.chat is not None and hot:
         page = await desk.newest(wanted.chat, limit, wanted.since)
         if page is not None:
-            return _hot_answer(request, page, wanted, limit)
+            place = position_of(page.events[-1]) if len(page.events) == limit else None
+            return hot_answer(
+                request, page, wanted.chats, lambda: place and encode_position(place, _question(wanted))
+            )
 
     async def read() -> bytes:
         page = await desk.reader.messages(wanted, after, limit)
@@ -274,32 +268,6 @@ async def _list(
         seconds=LONGEST_SECONDS if after is not None else FIRST_PAGE_SECONDS,
     )
     return _answer(request, body, "database")
-
-
-class _Made(NamedTuple):
-    body: bytes
-    etag: str
-    encoding: str | None
-
-
-def _hot_answer(request: Request, page: HotPage, wanted: MessageFilter, limit: int) -> Response:
-    """The page as it is sent, kept with it for whoever sees the same chats."""
-    # The rule of Starlette's GZipMiddleware, which leaves alone what is compressed.
-    view = wanted.chats, "gzip" in request.headers.get("accept-encoding", "")
-    made: _Made | None = page.made.get(view)
-    if made is None:
-        place = position_of(page.events[-1]) if len(page.events) == limit else None
-        cursor = place and encode_position(place, _question(wanted))
-        body = encode_hot_page(page, cursor)
-        etag, encoding = etag_of(body), None
-        # Once, and not for each who asks.
-        if view[1] and COMPRESSED_BYTES <= len(body) <= LARGEST_INLINE:
-            body, encoding = gzip.compress(body, COMPRESSION_LEVEL, mtime=0), "gzip"
-        made = _Made(body, etag, encoding)
-        if len(page.made) >= KEPT_VIEWS:
-            page.made.clear()
-        page.made[view] = made
-    return answer(request, made.body, headers={"X-Source": "redis"}, etag=made.etag, encoding=made.encoding)
 
 
 def visible(caller: Caller, channel_id: str, message_id: int, scope: int) -> MessageRef:

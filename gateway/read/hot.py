@@ -39,9 +39,9 @@ CHUNK_EVENTS = 250
 BODY_GONE = "a message's body is gone"  # why a page is not complete
 # How long a page is kept at most: a gateway of a version without marks may write to the same Redis.
 KEPT_SECONDS = 2.0
-KEPT_CHATS = 256
-LARGEST_BYTES = 128 << 10  # of the bodies of one chat; with as many chats, 32 MB at the most
-KEPT_PAGES = 4  # of one chat
+LARGEST_BYTES = 128 << 10  # of the bodies of one chat
+KEPT_BYTES = 16 << 20  # of all that was read to be kept, until all is forgotten
+KEPT_PAGES = 2  # of one chat
 
 
 class Newest(NamedTuple):
@@ -81,6 +81,7 @@ class HotMessages:
         self._keeps = bool(remembered)
         self._unasked = unasked
         self._kept: dict[str, _Window] = {}
+        self._kept_bytes = 0
 
     async def newest(self, chat: str, limit: int, since: datetime | None = None) -> HotPage:
         """One page. Raises SinkUnavailable."""
@@ -163,10 +164,13 @@ class HotMessages:
             whole=len(dated) == len(found),
             warmed=int(warmed) if warmed is not None else None,
         )
-        if self._keeps and mark is not None and sum(map(len, found)) <= LARGEST_BYTES:
-            if len(self._kept) >= KEPT_CHATS:
+        size = sum(map(len, found))
+        if self._keeps and mark is not None and size <= LARGEST_BYTES:
+            if self._kept_bytes + size > KEPT_BYTES:
                 self._kept.clear()
+                self._kept_bytes = 0
             self._kept[asked.chat] = window
+            self._kept_bytes += size
         return window
 
     async def message(self, message: MessageRef) -> Event | None:

@@ -208,3 +208,18 @@ async def test_a_page_goes_unasked_for_a_moment_but_not_once_it_is_known_to_have
     always = HotMessages(rig.redis, remembered=1000)
     await always.newest(CHANNEL, 10)
     assert always.kept(asked) is None
+
+
+async def test_what_is_kept_has_a_limit_in_bytes(rig: ReadRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    hot = HotMessages(rig.redis, remembered=1000, unasked=60)
+    await rig.cache(*minutes(40), *minutes(40, OTHER))
+    first, second = Newest(CHANNEL, 10), Newest(OTHER, 10)
+    await hot.newest_of([first, second])
+    assert hot.kept(first) is not None
+    assert hot.kept(second) is not None
+    body = len((await hot.newest(CHANNEL, 1)).bodies[0])
+    monkeypatch.setattr(read_hot, "KEPT_BYTES", 50 * body)  # each has 30: those asked for, and some spare
+    hot = HotMessages(rig.redis, remembered=1000, unasked=60)
+    await hot.newest_of([first, second])
+    assert hot.kept(first) is None
+    assert hot.kept(second) is not None
