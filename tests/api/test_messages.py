@@ -327,6 +327,11 @@ async def test_one_question_of_many_at_once_is_answered_alike_to_all_who_may_ask
         same = await reader.get(path, headers={**headers, "If-None-Match": answer.headers["etag"]})
         assert (same.status_code, same.headers.get("content-encoding")) == (304, None)
     assert (await stranger.get(path)).json()["items"] == []
+    # A cursor goes on with its own question, which is also about the chats that may be seen.
+    for holder in (reader, api.client(chats=[CHANNEL]), reader):
+        page = (await holder.get(path)).json()
+        rest = (await holder.get(f"{path}&cursor={page['nextCursor']}")).json()["items"]
+        assert [item["messageId"] for item in rest] == list(range(10, 0, -1))
     assert (await api.client_with(None).get(path)).status_code == 401
 
 
